@@ -1,0 +1,110 @@
+# communique: `make` lists what there is. Every pipeline target is `python -m training <same word>`.
+.DEFAULT_GOAL := help
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DELETE_ON_ERROR:
+.SUFFIXES:
+
+PYTHON ?= python3
+VENV := .venv
+PY := $(VENV)/bin/python
+STAMP := .make
+CONFIG ?= configs/minilm.yaml
+RUN ?= runs/model
+BUNDLE ?= bundles/model
+ARTICLE ?= datasets/articles/ceasefire.md
+PORT ?= 5000
+# pip's own progress bars show on a terminal; elsewhere a line a package is enough.
+PIP := $(PY) -m pip --disable-pip-version-check install --quiet -c constraints.txt
+
+.PHONY: help setup model corpus train evaluate export package read test ui lint types imports check audit format clean
+
+help: ## list the targets
+	@grep -hE '^[a-z][a-z-]*:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+	@echo
+	@echo '  CONFIG=$(CONFIG)  RUN=$(RUN)  BUNDLE=$(BUNDLE)  PORT=$(PORT)'
+
+setup: $(STAMP)/training ## virtual environment with everything pinned (also done by the other targets)
+
+$(VENV)/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo 'communique needs Python 3.11 or newer; name one with make PYTHON=…'; exit 2; }
+	@echo 'making $(VENV) …'
+	@$(PYTHON) -m venv $(VENV)
+
+$(STAMP)/training: pyproject.toml constraints.txt | $(VENV)/bin/python
+	@echo 'installing the pipeline (once; a few minutes) …'
+	@# torch first and by its exact version: a bare `torch` may bring gigabytes of CUDA packages
+	@$(PIP) torch==2.13.0
+	@$(PIP) -e '.[training]'
+	@mkdir -p $(STAMP) && touch $@
+
+$(STAMP)/dev: $(STAMP)/training
+	@echo 'installing the test tools …'
+	@$(PIP) --group dev
+	@touch $@
+
+model: setup ## corpus -> train -> track -> evaluate -> export -> wheel -> read an article with it
+	@$(MAKE) --no-print-directory corpus
+	@$(MAKE) --no-print-directory train
+	@$(MAKE) --no-print-directory export
+	@$(MAKE) --no-print-directory package
+	@$(MAKE) --no-print-directory read
+	@wheel=$$(ls dist/communique-*.whl); printf '%s\n' '' "The wheel is $$wheel. Six lines that use it, after pip install $$wheel:" '' \
+	  '    import communique' \
+	  '    classifier = communique.load()' \
+	  '    statement = classifier("Oslo is ready to host the talks if both sides stop the shelling.")' \
+	  '    print(statement.intents, statement.probabilities)' \
+	  '    for sentence in classifier.read(open("article.txt", encoding="utf-8").read()):' \
+	  '        print(sentence.start, sentence.intents, sentence.text)'
+
+corpus: setup ## check the corpus and print its statistics
+	@$(PY) -m training corpus
+
+train: setup ## train CONFIG into RUN, track it, evaluate it (reused where nothing changed)
+	@$(PY) -m training train $(CONFIG) --output $(RUN)
+
+evaluate: setup ## evaluate RUN on its test split, or ON=FILE
+	@$(PY) -m training evaluate $(RUN) $(if $(ON),--on $(ON))
+
+export: setup ## RUN to a verified bundle in BUNDLE (reused where nothing changed)
+	@$(PY) -m training export $(RUN) --output $(BUNDLE)
+
+package: setup ## BUNDLE to one wheel in dist/
+	@$(PY) -m training package $(BUNDLE)
+
+read: ## install the wheel into an empty venv and read ARTICLE there
+	@wheel=$$(ls dist/communique-*.whl) && sum=$$(sha256sum "$$wheel") && \
+	if [ "$$sum" != "$$(cat $(STAMP)/wheel 2>/dev/null)" ]; then \
+	  echo 'installing the wheel into .venv-wheel …'; \
+	  $(PYTHON) -m venv --clear .venv-wheel && \
+	  .venv-wheel/bin/python -m pip --disable-pip-version-check install --quiet -c constraints.txt "$$wheel" && echo "$$sum" > $(STAMP)/wheel; \
+	fi
+	@cd /tmp && $(CURDIR)/.venv-wheel/bin/communique read $(CURDIR)/$(ARTICLE)
+
+test: $(STAMP)/dev ## run the tests
+	@$(PY) -m pytest $(ARGS)
+
+ui: setup ## browse the runs in MLflow, on loopback
+	@$(PY) -m training ui --port $(PORT)
+
+lint: $(STAMP)/dev ## ruff: style and format
+	@$(PY) -m ruff check .
+	@$(PY) -m ruff format --check .
+
+format: $(STAMP)/dev ## let ruff mend what it can
+	@$(PY) -m ruff check --fix .
+	@$(PY) -m ruff format .
+
+types: $(STAMP)/dev ## mypy, strict
+	@$(PY) -m mypy
+
+imports: $(STAMP)/dev ## the two walls: runtime | pipeline, tracking | MLflow
+	@$(VENV)/bin/lint-imports
+
+audit: $(STAMP)/dev ## known vulnerabilities in what is installed
+	@$(PY) -m pip --disable-pip-version-check install --quiet pip-audit && $(VENV)/bin/pip-audit --skip-editable
+
+check: lint types imports test ## all that .ci/run does
+
+clean: ## remove what was built (runs and the tracker's store stay)
+	rm -rf $(STAMP) bundles dist .venv-wheel

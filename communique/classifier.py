@@ -1,0 +1,250 @@
+"""Texts to intents: tokenise, run the ONNX model, calibrate, apply the thresholds."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any, overload
+
+import numpy as np
+import numpy.typing as npt
+import onnxruntime
+from tokenizers import Tokenizer
+
+from communique import bundle
+from communique.errors import BundleError, InputError
+
+Floats = npt.NDArray[np.float32]
+
+BATCH = 32  # windows a forward pass: more brings no speed on a CPU and costs memory
+CHUNK = 4096  # texts held at a time when streaming
+
+
+@dataclass(frozen=True)
+class Statement:
+    """One sentence, what it does, and where it stood.
+
+    Attributes:
+        text: the sentence; `document[start:end]` where it was read from a document.
+        intents: the labels whose probability reached their threshold, in the model's order; empty for
+            background.
+        probabilities: calibrated probability of every label.
+        start, end: character offsets in the document; 0 and len(text) outside one.
+    """
+
+    text: str
+    intents: tuple[str, ...]
+    probabilities: dict[str, float]
+    start: int
+    end: int
+
+
+class Classifier:
+    """A loaded model. Make one with `communique.load()`; share it between threads.
+
+    Attributes:
+        classes_: label names, in the order of the columns of `predict_proba`.
+        thresholds: float array, one a label; assign to change the decision (multi-label only).
+        manifest: what the bundle says of itself.
+    """
+
+    def __init__(self, source: bundle.Bundle, *, threads: int | None = None) -> None:
+        self._source, self._threads = source, threads
+        self.manifest = source.manifest
+        self.classes_ = self.manifest.labels
+        self.thresholds = np.asarray(self.manifest.thresholds, dtype=np.float32)
+        self._tokenizer = _tokenizer(source)
+        self._session = _session(source, threads)
+        self._inputs = {node.name for node in self._session.get_inputs()}
+
+    @overload
+    def __call__(self, texts: str) -> Statement: ...  # type: ignore[overload-overlap]
+
+    @overload
+    def __call__(self, texts: Iterable[str]) -> list[Statement]: ...
+
+    def __call__(self, texts: str | Iterable[str]) -> Statement | list[Statement]:
+        """Classifies one text into a Statement, or several into a list of them.
+
+        Raises:
+            InputError: something in `texts` is not a string.
+        """
+        if isinstance(texts, str):
+            return next(self.stream([texts]))
+        return list(self.stream(texts))
+
+    def stream(self, texts: Iterable[str]) -> Iterator[Statement]:
+        """Classifies any number of texts in constant memory, keeping their order."""
+        remaining = iter(texts)
+        while chunk := list(islice(remaining, CHUNK)):
+            probabilities = self.predict_proba(chunk)
+            decisions = self._decide(probabilities)
+            for text, row, decided in zip(chunk, probabilities, decisions, strict=True):
+                yield self._statement(text, row, decided, 0, len(text))
+
+    def read(self, document: str) -> list[Statement]:
+        """Splits a document into sentences and classifies each.
+
+        Plain text and Markdown. For every statement `document[s.start:s.end] == s.text`.
+        """
+        from communique.reader import sentences
+
+        spans = list(sentences(document))
+        probabilities = self.predict_proba([document[start:end] for start, end in spans])
+        decisions = self._decide(probabilities)
+        return [
+            self._statement(document[start:end], row, decided, start, end)
+            for (start, end), row, decided in zip(spans, probabilities, decisions, strict=True)
+        ]
+
+    def predict(self, texts: Sequence[str]) -> npt.NDArray[Any]:
+        """Decisions, in scikit-learn's shapes.
+
+        Returns:
+            Multi-label: int array (texts, labels) of 0 and 1. Single-label: array (texts,) of label names.
+        """
+        decisions = self._decide(self.predict_proba(texts))
+        if self.manifest.task == "single_label":
+            names: npt.NDArray[Any] = np.asarray(self.classes_)[decisions.argmax(axis=1)]
+            return names
+        return np.asarray(decisions, dtype=np.int64)
+
+    def predict_proba(self, texts: Sequence[str]) -> Floats:
+        """Calibrated probabilities, float32 (texts, labels), columns in the order of `classes_`.
+
+        A text longer than the model's window is read in windows that overlap by a quarter; a label's
+        probability is its highest over the windows (single-label: the mean of the logits).
+
+        Raises:
+            InputError: `texts` is a bare string, or an item is not a string.
+        """
+        logits = self._logits(texts) / self.manifest.temperature
+        if self.manifest.task == "single_label":
+            shifted = np.exp(logits - logits.max(axis=1, keepdims=True)) if len(logits) else logits
+            return np.asarray(shifted / shifted.sum(axis=1, keepdims=True), dtype=np.float32)
+        return np.asarray(1 / (1 + np.exp(-logits)), dtype=np.float32)
+
+    def _logits(self, texts: Sequence[str]) -> Floats:
+        encodings = self._tokenizer.encode_batch_fast([_clean(text, i) for i, text in enumerate(_checked(texts))])
+        windows = [(i, window) for i, first in enumerate(encodings) for window in (first, *first.overflowing)]
+        windows.sort(key=lambda pair: len(pair[1].ids))  # like lengths share a batch: little padding
+        outputs = np.empty((len(windows), len(self.classes_)), dtype=np.float32)
+        for start in range(0, len(windows), BATCH):
+            batch = [window for _, window in windows[start : start + BATCH]]
+            outputs[start : start + BATCH] = self._forward(batch)
+        return _merge([i for i, _ in windows], outputs, len(encodings), self.manifest.task)
+
+    def _forward(self, batch: Sequence[Any]) -> Floats:
+        width = max(len(window.ids) for window in batch)
+        ids = np.zeros((len(batch), width), dtype=np.int64)
+        mask = np.zeros_like(ids)
+        for row, window in enumerate(batch):
+            ids[row, : len(window.ids)] = window.ids
+            mask[row, : len(window.ids)] = 1
+        feed = {"input_ids": ids, "attention_mask": mask, "token_type_ids": np.zeros_like(ids)}
+        (logits,) = self._session.run(["logits"], {k: v for k, v in feed.items() if k in self._inputs})
+        return np.asarray(logits, dtype=np.float32)
+
+    def _decide(self, probabilities: Floats) -> npt.NDArray[np.bool_]:
+        if self.manifest.task == "single_label":
+            decided = np.zeros(probabilities.shape, dtype=np.bool_)
+            decided[np.arange(len(decided)), probabilities.argmax(axis=1)] = True
+            return decided
+        return np.asarray(probabilities >= np.asarray(self.thresholds), dtype=np.bool_)
+
+    def _statement(self, text: str, row: Floats, decided: Any, start: int, end: int) -> Statement:
+        return Statement(
+            text=text,
+            intents=tuple(label for label, yes in zip(self.classes_, decided, strict=True) if yes),
+            probabilities={label: float(p) for label, p in zip(self.classes_, row, strict=True)},
+            start=start,
+            end=end,
+        )
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What a pickle carries: the bundle's bytes and the options, no session."""
+        return {"source": self._source, "threads": self._threads, "thresholds": self.thresholds}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Builds a fresh session from the bundle that the pickle carried."""
+        self.__init__(state["source"], threads=state["threads"])  # type: ignore[misc]
+        self.thresholds = state["thresholds"]
+
+    def __repr__(self) -> str:
+        """Name, version and labels."""
+        return f"Classifier({self.manifest.name} {self.manifest.version}: {', '.join(self.classes_)})"
+
+
+def load(path: str | Path | None = None, *, threads: int | None = None, precision: str | None = None) -> Classifier:
+    """Loads a model: the one in the installed wheel, or the bundle at `path`.
+
+    Args:
+        path: a bundle's folder; None for the model that came with the package.
+        threads: processor threads for one forward pass; None for as many as there are cores.
+        precision: "int8" (small and fast) or "fp32"; None for what the bundle recommends.
+
+    Raises:
+        BundleError: there is no bundle there, or it is incomplete, altered or too new.
+    """
+    if path is None:
+        path = Path(__file__).parent / "model"
+        if not path.is_dir():
+            raise BundleError(
+                "this installation of communique carries no model. Install a wheel made by `make model`, "
+                "or name a bundle's folder: communique.load('bundles/minilm')."
+            )
+    return Classifier(bundle.read(path, precision), threads=threads)
+
+
+def _tokenizer(source: bundle.Bundle) -> Tokenizer:
+    try:
+        tokenizer = Tokenizer.from_str(source.tokenizer.decode("utf-8"))
+    except Exception as error:  # the library raises a bare Exception
+        raise BundleError(f"{source.path / bundle.TOKENIZER}: cannot be read ({error}).") from None
+    tokenizer.no_padding()
+    tokenizer.enable_truncation(source.manifest.max_length, stride=source.manifest.max_length // 4)
+    return tokenizer
+
+
+def _session(source: bundle.Bundle, threads: int | None) -> onnxruntime.InferenceSession:
+    if threads is not None and threads < 1:
+        raise InputError(f"threads must be 1 or more, found {threads}.")
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads or 0
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 3  # errors only
+    try:
+        return onnxruntime.InferenceSession(source.model, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # onnxruntime has a dozen classes for this and no common base
+        raise BundleError(f"{source.path / bundle.MODELS[source.precision]}: not a model ({error}).") from None
+
+
+def _checked(texts: Sequence[str]) -> Sequence[str]:
+    if isinstance(texts, str):
+        raise InputError("expected a sequence of texts, found one string; wrap it in a list.")
+    return texts
+
+
+def _clean(text: object, position: int) -> str:
+    """The text, with what no UTF-8 file could hold (lone surrogates) replaced by U+FFFD."""
+    if not isinstance(text, str):
+        raise InputError(f"item {position}: expected a string, found {type(text).__name__}.")
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    return text
+
+
+def _merge(owners: list[int], outputs: Floats, texts: int, task: str) -> Floats:
+    """Window logits (windows, labels) to text logits (texts, labels): highest, or mean if single-label."""
+    if task == "single_label":
+        total, count = np.zeros((texts, outputs.shape[1]), dtype=np.float32), np.zeros((texts, 1), np.float32)
+        np.add.at(total, owners, outputs)
+        np.add.at(count, owners, 1)
+        return np.asarray(total / np.maximum(count, 1), dtype=np.float32)
+    merged = np.full((texts, outputs.shape[1]), -np.inf, dtype=np.float32)
+    np.maximum.at(merged, owners, outputs)
+    return merged

@@ -1,0 +1,130 @@
+"""A document to its sentences, with exact character offsets.
+
+Blocks first (paragraphs, headings, list items, a Markdown header), then sentences inside each block with
+nupunkt, so that no sentence runs over a blank line or a bullet. Speaker tags of transcripts and markers of
+lists are left outside the spans. Every span satisfies `document[start:end] == document[start:end].strip()`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+Span = tuple[int, int]
+
+_FRONT_MATTER = re.compile(r"\A---[ \t]*\n.*?\n---[ \t]*(?:\n|\Z)", re.DOTALL)
+_BLANK = re.compile(r"\n[ \t\r\f\v\u00a0]*(?:\n|\Z)")
+# A line that starts a block of its own although no blank line stands before it.
+_MARKER = re.compile(
+    r"""^[ \t>]*(?:
+        \#{1,6}[ \t]+                          # heading
+      | [-*+•‣–—][ \t]+                        # bullet
+      | \(?(?:\d{1,3}|[a-zA-Z]|[ivxIVX]{1,5})[.)][ \t]+(?=\S)   # 1.  a)  (iv)
+      | (?:[-*_][ \t]*){3,}$                   # rule
+      | \|                                     # table row
+    )""",
+    re.VERBOSE,
+)
+_SPEAKER = re.compile(
+    r"""(?:\*\*)?(?:
+        [QA](?:\.|:|[ ]{2,}|\t|[ ](?=[A-Z(]))                         # Q    Mr. President …
+      | (?:[A-Z][A-Z.'’\-]+[ ]){0,6}[A-Z][A-Z.'’\-]*[ ]?(?:\([^)\n]{1,60}\))?:   # SENIOR ADMINISTRATION OFFICIAL:
+      | (?:Mr|Mrs|Ms|Dr|Sir|Amb|Ambassador|President|Minister|Secretary|The[ ]President)\.?
+        (?:[ ][A-Z][\w.'’\-]+){0,4}[ ]?(?:\([^)\n]{1,60}\))?:          # Mr. Tarnov (Country):
+    )(?:\*\*)?[ \t]*""",
+    re.VERBOSE,
+)
+_LINK_ONLY = re.compile(r"^[\W_]*(?:https?://\S+)?[\W_]*$")
+
+
+def sentences(document: str) -> Iterator[Span]:
+    """Yields the (start, end) character offsets of each sentence, in order, none of them empty."""
+    from nupunkt import sent_spans
+
+    for start, end in _blocks(document):
+        block = document[start:end]
+        pieces = [(0, len(block))] if block.isspace() else [(a, b) for a, b in sent_spans(block)]
+        for left, right in _rejoined(block, pieces):
+            span = _trimmed(document, start + left, start + right)
+            if span and not _LINK_ONLY.match(document[span[0] : span[1]]):
+                yield span
+
+
+def _blocks(document: str) -> Iterator[Span]:
+    header = _FRONT_MATTER.match(document)
+    position = header.end() if header else 0
+    while position < len(document):
+        gap = _BLANK.search(document, position)
+        end = gap.start() if gap else len(document)
+        yield from _lines(document, position, end)
+        position = gap.end() if gap else len(document)
+
+
+def _lines(document: str, start: int, end: int) -> Iterator[Span]:
+    """Parts a block where a line is a heading, a list item, a table row or a new speaker's turn."""
+    block_start = at = start
+    while at < end:
+        newline = document.find("\n", at, end)
+        line_end = end if newline < 0 else newline
+        line = document[at:line_end]
+        marker = _MARKER.match(line)
+        content = at + (marker.end() if marker else len(line) - len(line.lstrip()))
+        speaker = _SPEAKER.match(document, content, line_end)
+        if marker or speaker:
+            if at > block_start:
+                yield block_start, at
+            block_start = speaker.end() if speaker else content
+        after_heading = marker is not None and line.lstrip(" \t>").startswith("#")
+        at = line_end + 1
+        if after_heading:
+            yield block_start, line_end
+            block_start = at
+    if block_start < end:
+        yield block_start, end
+
+
+# nupunkt ends a sentence after some of these; in this kind of text it goes on.
+_TITLE = re.compile(
+    r"(?:\b(?:Gen|Lt|Col|Maj|Sgt|Adm|Capt|Cmdr|Hon|Amb|Rep|Sen|Gov|Messrs|Mmes|Mr|Mrs|Ms|Dr|Prof|St|Mt|Ft|vs|v|cf)"
+    r"|\b[A-Z](?:\.[A-Z])*)\.[ \t\n]*\Z"
+)
+_BEFORE_NUMBER = re.compile(
+    r"\b(?:[Nn]os?|[Aa]rts?|[Rr]es|[Pp]aras?|[Ss]ecs?|[Cc]h|Jan|Feb|Mar|Apr|Jun|Jul|Aug|Sept?|Oct|Nov|Dec)\.[ \t\n]*\Z"
+)
+_ENDS_ANYWAY = re.compile(r"\b(?:U\.S|U\.K|U\.N|E\.U|D\.C|U\.A\.E|U\.S\.S\.R)\.[ \t\n]*\Z")
+_OPENING = re.compile(
+    r"[\"“‘'(]?(?:The|This|That|These|Those|It|He|She|They|We|I|But|And|In|On|At|As|For|However|Asked|Its|His|Her|Their)\b"
+)
+
+
+def _rejoined(block: str, pieces: list[Span]) -> Iterator[Span]:
+    """Mends two habits of the splitter: a break after an abbreviation, and one inside a bracket."""
+    held: Span | None = None
+    for left, right in pieces:
+        if held is not None:
+            left, held = held[0], None
+        rest = block[right:]
+        if rest.strip() and _continues(block[left:right], rest.lstrip()):
+            held = (left, right)
+        else:
+            yield left, right
+    if held is not None:
+        yield held
+
+
+def _continues(piece: str, rest: str) -> bool:
+    if rest[0].islower() and not piece.rstrip().endswith(("!", "?", "”", '"')):
+        return True
+    if _ENDS_ANYWAY.search(piece):
+        return not _OPENING.match(rest)
+    if _BEFORE_NUMBER.search(piece):
+        return rest[0].isdigit()
+    return bool(_TITLE.search(piece))
+
+
+def _trimmed(document: str, start: int, end: int) -> Span | None:
+    while start < end and document[start].isspace():
+        start += 1
+    while end > start and document[end - 1].isspace():
+        end -= 1
+    return (start, end) if start < end else None

@@ -1,0 +1,156 @@
+"""A tiny corpus, a tiny encoder, and a run and bundle made from them once a session."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+# Two thread pools on two cores slow each other many times over; tiny models need one thread.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+LABELS = ["proposal", "condition", "rejection", "reaction"]
+PHRASES = {
+    "proposal": ["we propose talks in", "we urge a meeting in", "we offer help to"],
+    "condition": ["only if they leave", "provided that they sign in", "unless they withdraw from"],
+    "rejection": ["we reject the plan for", "we refuse the terms of", "we rule out a deal on"],
+    "reaction": ["we welcome the news from", "we regret the events in", "we condemn the attack on"],
+}
+PLACES = ["Oslo", "Lima", "Accra", "Hanoi", "Quito", "Dakar", "Tunis", "Riga", "Suva", "Doha", "Bern", "Baku"]
+
+
+def rows_of(split: str, scenarios: range) -> list[dict[str, Any]]:
+    """Statements whose cue phrases decide their labels, so that even a tiny model can learn them."""
+    rows = []
+    for number in scenarios:
+        place, other = PLACES[number % 12], PLACES[(number * 5 + 3) % 12]
+        plans = [[], *[[label] for label in LABELS], ["proposal", "condition"]]
+        for position, intents in enumerate(plans):
+            parts = [PHRASES[label][(number + position) % 3] + " " + place for label in intents]
+            text = f"The minister of {other} said: " + (" and ".join(parts) or f"it rained in {place}") + "."
+            rows.append(
+                {
+                    "id": f"{split}-{number}-{position}",
+                    "text": text,
+                    "intents": intents,
+                    "scenario": f"{split}-{number}",
+                }
+            )
+    return rows
+
+
+def write_corpus(folder: Path, sizes: tuple[int, int, int] = (40, 8, 8)) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    head = {"name": "tiny", "version": "1.0.0", "task": "multi_label", "labels": LABELS}
+    (folder / "corpus.json").write_text(json.dumps(head))
+    start = 0
+    for split, size in zip(("train", "validation", "test"), sizes, strict=True):
+        rows = rows_of(split, range(start, start + size))
+        (folder / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        start += size
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_corpus(tmp_path_factory.mktemp("corpus") / "tiny")
+
+
+@pytest.fixture(scope="session")
+def tiny_encoder(tmp_path_factory: pytest.TempPathFactory, tiny_corpus: Path) -> Path:
+    """A two-layer BERT with random weights and a tokenizer over the tiny corpus' words."""
+    import torch
+    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
+    from transformers import BertConfig, BertModel, BertTokenizerFast
+
+    folder = tmp_path_factory.mktemp("encoder")
+    tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    texts = [json.loads(line)["text"] for line in (tiny_corpus / "train.jsonl").read_text().splitlines()]
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    tokenizer.train_from_iterator(
+        texts, trainers.WordPieceTrainer(vocab_size=400, special_tokens=special, show_progress=False)
+    )
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]",
+        pair="[CLS] $A [SEP] $B:1 [SEP]:1",
+        special_tokens=[("[CLS]", 2), ("[SEP]", 3)],
+    )
+    BertTokenizerFast(tokenizer_object=tokenizer).save_pretrained(folder)
+    torch.manual_seed(0)
+    BertModel(
+        BertConfig(
+            vocab_size=400, hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64,
+            max_position_embeddings=64, initializer_range=0.1,
+        )
+    ).save_pretrained(folder)  # fmt: skip
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_config(tmp_path_factory: pytest.TempPathFactory, tiny_corpus: Path, tiny_encoder: Path) -> Path:
+    file = tmp_path_factory.mktemp("config") / "tiny.yaml"
+    file.write_text(f"""
+name: tiny
+family: encoder
+corpus: {tiny_corpus}
+seed: 1
+encoder: {tiny_encoder}
+max_length: 32
+precision: float32
+freeze_embeddings: false
+epochs: 20
+patience: 20
+batch_size: 16
+learning_rate: 2e-3
+head_factor: 2.0
+layer_decay: 1.0
+warmup: 0.1
+schedule: linear
+weight_decay: 0.01
+dropout: 0.0
+label_smoothing: 0.0
+clip: 1.0
+ema: 0.0
+""")
+    return file
+
+
+@pytest.fixture(scope="session")
+def tiny_run(tmp_path_factory: pytest.TempPathFactory, tiny_config: Path) -> Path:
+    from training import config
+    from training.train import train
+
+    return train(config.load(tiny_config), tmp_path_factory.mktemp("runs") / "tiny", track=False)
+
+
+@pytest.fixture(scope="session")
+def exported(tmp_path_factory: pytest.TempPathFactory, tiny_run: Path) -> Path:
+    from training.export import export
+
+    return export(tiny_run, tmp_path_factory.mktemp("bundles") / "tiny")
+
+
+@pytest.fixture
+def bundle_copy(tmp_path: Path, exported: Path) -> Path:
+    return Path(shutil.copytree(exported, tmp_path / "bundle"))
+
+
+@pytest.fixture
+def store(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A tracking store of the test's own; the checkout's is never touched."""
+    from training import tracking
+
+    folder = tmp_path_factory.mktemp("mlflow")
+    uri = f"sqlite:///{folder / 'mlflow.db'}"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    monkeypatch.setattr(tracking, "STORE", folder)
+    return uri

@@ -1,0 +1,134 @@
+"""The runtime's API: shapes, order, long texts, any Unicode, pickles, threads."""
+
+from __future__ import annotations
+
+import pickle
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import communique
+from communique.errors import BundleError, InputError
+
+TEXTS = [
+    "We reject the plan for Oslo.",
+    "It rained in Lima.",
+    "We urge a meeting in Doha provided that they sign in Riga.",
+]
+
+
+@pytest.fixture(scope="module")
+def classifier(exported: Path) -> communique.Classifier:
+    return communique.load(exported, threads=1)
+
+
+def test_a_string_gives_a_statement_and_a_list_gives_a_list(classifier: communique.Classifier) -> None:
+    one = classifier(TEXTS[0])
+    assert isinstance(one, communique.Statement)
+    assert (one.text, one.start, one.end) == (TEXTS[0], 0, len(TEXTS[0]))
+    assert list(one.probabilities) == list(classifier.classes_)
+    assert [statement.text for statement in classifier(TEXTS)] == TEXTS
+    assert classifier([]) == []
+    assert classifier(iter(TEXTS)) == classifier(TEXTS)
+
+
+def test_shapes_and_columns(classifier: communique.Classifier) -> None:
+    probabilities = classifier.predict_proba(TEXTS)
+    assert probabilities.shape == (3, 4) and probabilities.dtype == np.float32
+    assert ((probabilities >= 0) & (probabilities <= 1)).all()
+    decisions = classifier.predict(TEXTS)
+    assert decisions.tolist() == (probabilities >= classifier.thresholds).astype(int).tolist()
+    assert classifier.predict_proba([]).shape == (0, 4)
+
+
+def test_intents_follow_the_thresholds(exported: Path) -> None:
+    classifier = communique.load(exported, threads=1)
+    classifier.thresholds[:] = 0
+    assert classifier(TEXTS[1]).intents == classifier.classes_
+    classifier.thresholds[:] = 1.01
+    assert classifier(TEXTS[1]).intents == ()
+
+
+def test_answers_do_not_hang_on_company_or_order(classifier: communique.Classifier) -> None:
+    many = TEXTS * 40 + ["We welcome the news from Bern."] * 5
+    together = classifier.predict_proba(many)
+    reverse = classifier.predict_proba(many[::-1])[::-1]
+    alone = np.concatenate([classifier.predict_proba([text]) for text in many])
+    # int8 activations are scaled a batch: padding beside a text moves its last digits
+    assert np.abs(together - reverse).max() < 0.02
+    assert np.abs(together - alone).max() < 0.02
+
+
+def test_a_long_text_is_read_to_its_end(classifier: communique.Classifier) -> None:
+    filler = "The minister of Lima said: it rained in Oslo. " * 60
+    calm = classifier.predict_proba([filler])
+    late = classifier.predict_proba([filler + "The minister of Oslo said: we reject the plan for Lima."])
+    place = classifier.classes_.index("rejection")
+    assert late[0, place] > calm[0, place] + 0.2
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        " ",
+        "\0",
+        "\ud800",
+        "a\udfffb",
+        "\U0001f54a️",
+        "é" * 5000,
+        "\u202e\u2066",
+        "ｆｕｌｌ",
+        "\n\t\r",
+        "字" * 3000,
+    ],
+)
+def test_any_unicode_gets_an_answer(classifier: communique.Classifier, text: str) -> None:
+    assert np.isfinite(classifier.predict_proba([text])).all()
+    assert classifier(text).text == text
+
+
+@pytest.mark.parametrize("wrong", [[None], [3], [b"bytes"], ["fine", float("nan")]])
+def test_what_is_no_text_is_refused_by_position(classifier: communique.Classifier, wrong: list[object]) -> None:
+    with pytest.raises(InputError, match=f"item {len(wrong) - 1}: expected a string"):
+        classifier.predict_proba(wrong)  # type: ignore[arg-type]
+
+
+def test_a_bare_string_is_no_sequence_of_texts(classifier: communique.Classifier) -> None:
+    with pytest.raises(InputError, match="wrap it in a list"):
+        classifier.predict_proba("text")
+
+
+def test_a_pickle_gives_the_same_answers(classifier: communique.Classifier) -> None:
+    copied = pickle.loads(pickle.dumps(classifier))
+    assert np.array_equal(copied.predict_proba(TEXTS), classifier.predict_proba(TEXTS))
+
+
+def test_threads_share_one_classifier(classifier: communique.Classifier) -> None:
+    expected = classifier.predict_proba(TEXTS)
+    with ThreadPoolExecutor(8) as pool:
+        for found in pool.map(lambda _: classifier.predict_proba(TEXTS), range(40)):
+            assert np.array_equal(found, expected)
+
+
+def test_both_precisions_load_and_agree(exported: Path) -> None:
+    full, small = (communique.load(exported, precision=name) for name in ("fp32", "int8"))
+    assert np.abs(full.predict_proba(TEXTS) - small.predict_proba(TEXTS)).max() < 0.1
+    with pytest.raises(BundleError, match="precision must be one of"):
+        communique.load(exported, precision="int4")
+
+
+def test_options_and_places_that_are_wrong(exported: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="threads"):
+        communique.load(exported, threads=0)
+    with pytest.raises(communique.CommuniqueError, match="no such folder"):
+        communique.load(tmp_path / "nothing")
+
+
+def test_a_checkout_has_no_model_of_its_own_and_says_so() -> None:
+    if (Path(communique.__file__).parent / "model").is_dir():
+        pytest.skip("a model lies in the package")
+    with pytest.raises(BundleError, match="carries no model"):
+        communique.load()

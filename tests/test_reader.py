@@ -1,0 +1,78 @@
+"""Documents to sentences: exact offsets, and the habits of diplomatic and news text."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from communique.reader import sentences
+
+
+def split(document: str) -> list[str]:
+    return [document[start:end] for start, end in sentences(document)]
+
+
+@pytest.mark.parametrize(
+    ("document", "expected"),
+    [
+        ("The U.S. envoy left. He was tired.", ["The U.S. envoy left.", "He was tired."]),
+        (
+            "Talks are held in the U.S. The next round is open.",
+            ["Talks are held in the U.S.", "The next round is open."],
+        ),
+        ("Mr. Obi met Dr. Lund at No. 10. They spoke.", ["Mr. Obi met Dr. Lund at No. 10.", "They spoke."]),
+        (
+            "Resolution No. 2118 (2013) stands. We say so.",
+            ["Resolution No. 2118 (2013) stands.", "We say so."],
+        ),
+        ("It cost $3.5 bn. in all, he said.", ["It cost $3.5 bn. in all, he said."]),
+        (
+            "Gen. Mendy and Lt. Col. Sarr signed. All left.",
+            ["Gen. Mendy and Lt. Col. Sarr signed.", "All left."],
+        ),
+        (
+            "“We reject it,” he said. “We will not go back.”",
+            ["“We reject it,” he said.", "“We will not go back.”"],
+        ),
+        ("First line\nruns on here.\n\nSecond one.", ["First line\nruns on here.", "Second one."]),
+        ("# A headline\nThe text.", ["A headline", "The text."]),
+        ("- one point\n- another point", ["one point", "another point"]),
+        ("1. The parties agree.\n2. They sign.", ["The parties agree.", "They sign."]),
+        ("Q    Will he go?\n\nMR. TARN: No. He won’t.", ["Will he go?", "No.", "He won’t."]),
+        ("SENIOR ADMINISTRATION OFFICIAL: Thank you. So.", ["Thank you.", "So."]),
+        ("Mr. Tarnov (Freedonia): We voted against.", ["We voted against."]),
+        ("---\ntitle: x\n---\nThe text.", ["The text."]),
+        (
+            "GENEVA, Nov. 23 (AP) — The talks ended. Both left.",
+            ["GENEVA, Nov. 23 (AP) — The talks ended.", "Both left."],
+        ),
+        ("", []),
+        (" \n\n \t ", []),
+        ("***", []),
+    ],
+)
+def test_sentences(document: str, expected: list[str]) -> None:
+    assert split(document) == expected
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.text(alphabet=st.sampled_from("aA.?!\"”“’'()- \n\t#*Q:1)é|>\u00a0") | st.characters(), max_size=200))
+def test_offsets_hold_for_any_text(document: str) -> None:
+    last = 0
+    for start, end in sentences(document):
+        assert last <= start < end <= len(document)
+        assert document[start:end] == document[start:end].strip()
+        last = end
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    st.lists(
+        st.sampled_from(["We agree.", "The U.S. left.", "No.", "“Why?” he asked.", "It cost 3.5 m."]),
+        max_size=12,
+    )
+)
+def test_no_word_is_lost(parts: list[str]) -> None:
+    document = " ".join(parts)
+    assert "".join(split(document)).replace(" ", "") == document.replace(" ", "")

@@ -1,0 +1,99 @@
+"""MLflow holds what the run's folder holds; a tracker that fails costs a warning, never a result."""
+
+from __future__ import annotations
+
+import base64
+import json
+import shutil
+import socket
+import zlib
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from training import config, run, tracking
+from training.errors import TrackingError
+from training.train import train
+
+
+def _client() -> Any:
+    from mlflow import MlflowClient
+
+    return MlflowClient(tracking_uri=tracking.uri())
+
+
+@pytest.fixture
+def untracked(tiny_run: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(tiny_run, tmp_path / "run"))
+
+
+def test_a_training_is_tracked_while_it_runs(store: str, tiny_corpus: Path, tmp_path: Path) -> None:
+    settings = config.load("configs/tfidf.yaml", [f"corpus={tiny_corpus}", "min_count=1"])
+    folder = train(settings, tmp_path / "tfidf")
+    record = run.finished(folder)
+    assert record
+    logged = _client().get_run(record["mlflow_run_id"])
+    assert logged.info.status == "FINISHED" and logged.data.tags["status"] == "completed"
+    figures = json.loads((folder / "metrics.json").read_text())
+    assert logged.data.metrics == pytest.approx(figures)
+    assert len(logged.data.params) <= 15 and logged.data.params["word_ngrams"] == "2"
+    assert logged.data.tags["corpus.sha256"] == record["corpus"]["sha256"]
+    assert {item.dataset.name.rpartition("-")[2] for item in logged.inputs.dataset_inputs} == {
+        "train",
+        "validation",
+        "test",
+    }
+    names = {item.path for item in _client().list_artifacts(record["mlflow_run_id"])}
+    assert {"config.yaml", "metrics.json", "figures", "predictions"} <= names
+
+
+def test_a_run_is_logged_later_and_once(store: str, untracked: Path) -> None:
+    first = tracking.log(untracked)
+    assert tracking.log(untracked) == first
+    client = _client()
+    experiment = client.get_experiment_by_name(tracking.EXPERIMENT)
+    assert len(client.search_runs([experiment.experiment_id])) == 1
+    history = client.get_metric_history(first, "val/macro_f1")
+    assert sorted(point.step for point in history)[-1] == 20
+    assert len(client.get_run(first).data.params) <= 15
+    assert client.get_run(first).inputs.dataset_inputs[0].dataset.digest
+
+
+def test_the_first_view_shows_the_headline(store: str, untracked: Path) -> None:
+    tracking.log(untracked)
+    tags = _client().get_experiment_by_name(tracking.EXPERIMENT).tags
+    state = json.loads(
+        zlib.decompress(base64.b64decode(tags["mlflow.sharedViewState.communique"].removeprefix("deflate;")))
+    )
+    assert state["selectedColumns"][0] == state["orderByKey"] == "metrics.`test/macro_f1`"
+    assert "macro_f1" in tags["mlflow.note.content"]
+
+
+def test_a_dead_tracker_costs_a_warning_only(
+    monkeypatch: pytest.MonkeyPatch, tiny_corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with socket.socket() as taken:  # bound, never listening: connections are refused at once
+        taken.bind(("127.0.0.1", 0))
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://user:hunter2@127.0.0.1:{taken.getsockname()[1]}")
+        monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+        settings = config.load("configs/tfidf.yaml", [f"corpus={tiny_corpus}", "min_count=1"])
+        folder = train(settings, tmp_path / "run")
+        printed = capsys.readouterr()
+        assert printed.err.count("tracking is off") == 1 and "training log" in printed.err
+        assert json.loads((folder / "metrics.json").read_text())["test/macro_f1"] > 0
+        with pytest.raises(TrackingError, match="Nothing is lost") as caught:
+            tracking.log(folder)
+    assert "hunter2" not in printed.err + printed.out + str(caught.value)
+
+
+def test_the_store_is_in_the_checkout_and_absolute(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.chdir(tmp_path)
+    assert tracking.uri() == f"sqlite:///{run.ROOT}/.mlflow/mlflow.db"
+
+
+def test_passwords_are_masked(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert tracking.masked("postgresql://ada:secret@db:5432/x") == "postgresql://***@db:5432/x"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://ada:secret@host")
+    assert "secret" not in tracking.masked_text("cannot reach http://ada:secret@host")

@@ -1,0 +1,130 @@
+"""A run's folder: whole, reused, never overwritten, the same twice."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from training import config, corpus, evaluation, run
+from training.__main__ import main
+from training.errors import EncoderError, RunError
+from training.files import sha256
+from training.train import restore, train
+
+
+def test_a_run_folder_is_whole(tiny_run: Path) -> None:
+    names = {path.relative_to(tiny_run).as_posix() for path in tiny_run.rglob("*") if path.is_file()}
+    assert {
+        "config.yaml", "history.jsonl", "calibration.json", "environment.json", "metrics.json", "run.json",
+        "model/config.json", "model/model.safetensors", "model/tokenizer.json",
+        "predictions/validation.jsonl", "predictions/test.jsonl",
+        "figures/history.png", "figures/precision_recall.png", "figures/reliability.png",
+    } <= names  # fmt: skip
+    assert not [name for name in names if name.endswith((".bin", ".pt", ".pkl"))], "no pickle is kept"
+    figures = json.loads((tiny_run / "metrics.json").read_text())
+    assert figures["test/macro_f1"] > 0.9, "the tiny model learns its cue phrases"
+
+
+def test_the_same_inputs_are_reused_and_others_are_kept(tiny_config: Path, tiny_corpus: Path, tmp_path: Path) -> None:
+    def again(*overrides: str) -> tuple[Path, float]:
+        settings = config.load("configs/tfidf.yaml", [f"corpus={tiny_corpus}", "min_count=1", *overrides])
+        folder = train(settings, tmp_path / "run", track=False)
+        return folder, (folder / "run.json").stat().st_mtime
+
+    folder, first = again()
+    assert again() == (folder, first)
+    key = json.loads((folder / "run.json").read_text())["key"]
+    assert again("seed=2")[1] > first
+    assert run.finished(tmp_path / f"run-{key}"), "the other run was kept under its key"
+
+
+def test_the_same_seed_gives_the_same_weights(tiny_config: Path, tiny_run: Path, tmp_path: Path) -> None:
+    again = train(config.load(tiny_config), tmp_path / "again", track=False)
+    other = train(config.load(tiny_config, ["seed=2", "epochs=1"]), tmp_path / "other", track=False)
+    weights = [sha256(folder / "model" / "model.safetensors") for folder in (tiny_run, again, other)]
+    assert weights[0] == weights[1] != weights[2]
+
+
+def test_a_run_cut_short_is_not_taken_for_a_whole_one(tiny_run: Path, tmp_path: Path) -> None:
+    (tmp_path / "cut").mkdir()
+    (tmp_path / "cut" / "config.yaml").write_text((tiny_run / "config.yaml").read_text())
+    with pytest.raises(RunError, match="not a finished run"):
+        restore(tmp_path / "cut")
+    with pytest.raises(RunError, match="not a finished run"):
+        run.find(str(tmp_path / "cut"))
+
+
+def test_a_folder_of_other_things_is_not_cleared(tiny_config: Path, tmp_path: Path) -> None:
+    (tmp_path / "thesis.txt").write_text("three years of work")
+    with pytest.raises(RunError, match="is not a run"):
+        train(config.load(tiny_config), tmp_path, track=False)
+    assert (tmp_path / "thesis.txt").exists()
+
+
+def test_restored_models_answer_as_before(tiny_run: Path, tiny_corpus: Path) -> None:
+    fitted, _, _ = restore(tiny_run)
+    data = corpus.load(tiny_corpus)
+    rows = [json.loads(line) for line in (tiny_run / "predictions/test.jsonl").read_text().splitlines()]
+    assert [row["text"] for row in rows] == data.test.texts
+    figures, name, _ = evaluation.run_on(str(tiny_run), None, None)
+    stored = json.loads((tiny_run / "metrics.json").read_text())
+    assert name == "test" and figures["test/macro_f1"] == stored["test/macro_f1"]
+    assert fitted.logits(data.test.texts[:1]).shape == (1, 4)
+
+
+def test_evaluation_on_an_outside_file(tiny_run: Path, tiny_corpus: Path, tmp_path: Path) -> None:
+    outside = tmp_path / "outside.jsonl"
+    outside.write_text((tiny_corpus / "test.jsonl").read_text())
+    figures, _, _ = evaluation.run_on(str(tiny_run), outside, None)
+    assert figures["outside/macro_f1"] == json.loads((tiny_run / "metrics.json").read_text())["test/macro_f1"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            ["train", "configs/minilm.yaml", "--set", "encoder=no/such-model"],
+            "encoder no/such-model: neither",
+        ),
+        (["train", "configs/minilm.yaml", "--set", "corpus=nowhere"], "nowhere: no such corpus folder"),
+        (["train", "configs/minilm.yaml", "--set", "epoch=3"], "did you mean epochs"),
+        (["train", "configs/none.yaml"], "no such config"),
+        (["export", "nothing"], "no such run"),
+        (["package", "nothing"], "no such folder"),
+        (["corpus", "nowhere"], "no such corpus folder"),
+    ],
+)
+def test_a_users_mistake_is_one_message_and_exit_2(
+    arguments: list[str],
+    message: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    output = ["--output", str(tmp_path / "run"), "--no-track"] if arguments[0] == "train" else []
+    assert main([*arguments, *output]) == 2
+    printed = capsys.readouterr()
+    assert message in printed.err and "Traceback" not in printed.err
+    assert not (tmp_path / "run" / "run.json").exists()
+
+
+def test_altered_weights_of_the_embedded_encoder_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    from training import encoder
+
+    monkeypatch.setattr(encoder, "EMBEDDED_SHA256", "0" * 64)
+    with pytest.raises(EncoderError, match="SHA-256"):
+        encoder.source_of(encoder.EMBEDDED)
+
+
+def test_batches_hold_every_text_once_and_pad_little() -> None:
+    import numpy as np
+
+    from training.encoder import _batches
+
+    lengths = np.random.default_rng(0).integers(5, 100, 1000).tolist()
+    batches = list(_batches(lengths, 16, np.random.default_rng(1)))
+    assert sorted(place for batch in batches for place in batch) == list(range(1000))
+    padded = sum(max(lengths[i] for i in batch) * len(batch) for batch in batches)
+    assert padded < 1.1 * sum(lengths)

@@ -1,0 +1,4 @@
+"""The pipeline: corpus -> fit -> calibrate -> evaluate -> track -> export -> package.
+
+Run from the checkout: `python -m training --help`.
+"""

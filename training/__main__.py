@@ -1,0 +1,131 @@
+"""`python -m training COMMAND`: the parser only; a command's module is imported inside that command."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from communique.errors import CommuniqueError
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs a command; returns its exit status: 0, 1 where a check failed, 2 after an error that was explained."""
+    parsed = _parser().parse_args(arguments)
+    try:
+        return int(parsed.run(parsed) or 0)
+    except CommuniqueError as error:
+        sys.stderr.write(f"training: {error}\n")
+        return 2
+    except KeyboardInterrupt:
+        sys.stderr.write("interrupted\n")
+        return 130
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m training", description=__doc__)
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    corpus = commands.add_parser("corpus", help="check a corpus and print its statistics")
+    corpus.add_argument("folder", nargs="?", default="datasets/statements", help="default: %(default)s")
+    corpus.add_argument("--json", action="store_true", help="the report as JSON")
+    corpus.set_defaults(run=_corpus)
+
+    train = commands.add_parser("train", help="train a config into a run folder, evaluate and track it")
+    train.add_argument("config", help="a file of configs/")
+    train.add_argument("--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE",
+                       help="replace a value of the config; may be repeated")  # fmt: skip
+    train.add_argument("--output", type=Path, metavar="DIR", help="the run's folder; default: runs/NAME-KEY")
+    train.add_argument("--no-track", action="store_true", help="do not log to MLflow")
+    train.set_defaults(run=_train)
+
+    evaluate = commands.add_parser("evaluate", help="evaluate a finished run, on its test split or another file")
+    evaluate.add_argument("target", metavar="RUN", help="a run's folder, or a config's name for its newest run")
+    evaluate.add_argument("--on", type=Path, metavar="FILE", help="labelled JSONL (text, intents); default: test")
+    evaluate.add_argument("--prefix", default=None, help="name of the figures; default: the file's stem")
+    evaluate.add_argument("--json", action="store_true", help="the figures as JSON")
+    evaluate.set_defaults(run=_evaluate)
+
+    log = commands.add_parser("log", help="log a finished run to MLflow that was not logged, once")
+    log.add_argument("target", metavar="RUN", help="a run's folder or name")
+    log.set_defaults(run=_log)
+
+    export = commands.add_parser("export", help="a finished run to a verified bundle")
+    export.add_argument("target", metavar="RUN", help="a run's folder or name")
+    export.add_argument(
+        "--output", type=Path, default=Path("bundles/model"), metavar="DIR", help="default: %(default)s"
+    )
+    export.add_argument("--log-model", action="store_true", help="keep the bundle in MLflow as well (about 200 MB)")
+    export.set_defaults(run=_export)
+
+    package = commands.add_parser("package", help="a bundle to one wheel of runtime and model")
+    package.add_argument("bundle", type=Path, nargs="?", default=Path("bundles/model"), help="default: %(default)s")
+    package.add_argument("--output", type=Path, default=Path("dist"), metavar="DIR", help="default: %(default)s")
+    package.set_defaults(run=_package)
+
+    ui = commands.add_parser("ui", help="open MLflow over this checkout's runs, on loopback")
+    ui.add_argument("--port", type=int, default=5000, help="default: %(default)s")
+    ui.set_defaults(run=_ui)
+    return parser
+
+
+def _corpus(parsed: argparse.Namespace) -> int:
+    from training import audit
+
+    return audit.report(Path(parsed.folder), as_json=parsed.json)
+
+
+def _train(parsed: argparse.Namespace) -> int:
+    from training import config
+    from training.train import train
+
+    settings = config.load(parsed.config, parsed.overrides)
+    train(settings, parsed.output, track=not parsed.no_track)
+    return 0
+
+
+def _evaluate(parsed: argparse.Namespace) -> int:
+    from training import evaluation
+
+    return evaluation.command(parsed.target, parsed.on, parsed.prefix, as_json=parsed.json)
+
+
+def _log(parsed: argparse.Namespace) -> int:
+    from training import run, tracking
+    from training.console import say
+
+    say(f"logged as MLflow run {tracking.log(run.find(parsed.target))}")
+    return 0
+
+
+def _export(parsed: argparse.Namespace) -> int:
+    from training import run
+    from training.export import export
+
+    folder = run.find(parsed.target)
+    bundle = export(folder, parsed.output)
+    if parsed.log_model:
+        from training import tracking
+
+        tracking.log_bundle(folder, bundle)
+    return 0
+
+
+def _package(parsed: argparse.Namespace) -> int:
+    from training.console import say
+    from training.package import digest, package
+
+    wheel = package(parsed.bundle, parsed.output)
+    say(f"{wheel}: {wheel.stat().st_size / 2**20:.1f} MiB, sha256 {digest(wheel)}")
+    return 0
+
+
+def _ui(parsed: argparse.Namespace) -> int:
+    from training import tracking
+
+    return tracking.serve(parsed.port)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

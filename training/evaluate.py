@@ -1,0 +1,116 @@
+"""Probabilities and truth to figures: no model, no tracker, no file.
+
+Every figure is a plain float under a flat name, the same in `metrics.json` and in MLflow. Intervals are
+95% percentile bootstrap intervals (Efron and Tibshirani 1993) that resample whole scenarios, because
+sentences of one scenario are not independent.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+from sklearn.metrics import average_precision_score, f1_score, precision_recall_fscore_support
+
+Floats = npt.NDArray[np.float64]
+Ints = npt.NDArray[np.int8]
+
+RESAMPLES = 2000
+BINS = 10
+
+
+def decide(probabilities: Floats, thresholds: Sequence[float], task: str) -> Ints:
+    """Probabilities (texts, labels) to decisions of the same shape: reached thresholds, or the highest."""
+    if task == "single_label":
+        decided = np.zeros(probabilities.shape, dtype=np.int8)
+        decided[np.arange(len(decided)), probabilities.argmax(axis=1)] = 1
+        return decided
+    return (probabilities >= np.asarray(thresholds)).astype(np.int8)
+
+
+def figures(
+    truth: Ints,
+    probabilities: Floats,
+    thresholds: Sequence[float],
+    *,
+    labels: Sequence[str],
+    task: str,
+    groups: Sequence[str] | None = None,
+    seed: int = 0,
+) -> dict[str, float]:
+    """All figures of one evaluation.
+
+    Args:
+        truth: (texts, labels) of 0 and 1.
+        probabilities: (texts, labels), calibrated.
+        thresholds: one a label; unused for single-label.
+        labels: their names.
+        task: "multi_label" or "single_label".
+        groups: scenario of each text, for the intervals; None for no intervals.
+        seed: of the bootstrap.
+
+    Returns:
+        macro_f1 and micro_f1 over the labels; precision_X, recall_X, f1_X, ap_X (average precision) and
+        support_X a label; macro_ap; exact_match; background_f1 (multi-label: "none" as a class of its
+        own); ece (expected calibration error, mean over labels); with groups, NAME_low and NAME_high for
+        macro_f1, exact_match and each f1_X. A label with no positive text has no ap.
+    """
+    decided = decide(probabilities, thresholds, task)
+    precision, recall, f1, support = precision_recall_fscore_support(
+        truth, decided, average=None, zero_division=0.0, labels=range(len(labels))
+    )
+    result = {"macro_f1": float(f1.mean())}
+    result["micro_f1"] = float(f1_score(truth, decided, average="micro", zero_division=0.0))
+    result["exact_match"] = float((truth == decided).all(axis=1).mean())
+    if task == "multi_label":
+        none_true, none_decided = ~truth.any(axis=1), ~decided.any(axis=1)
+        result["background_f1"] = float(f1_score(none_true, none_decided, zero_division=0.0))
+    result["ece"] = expected_calibration_error(truth, probabilities)
+    precisions = []
+    for i, label in enumerate(labels):
+        result[f"precision_{label}"] = float(precision[i])
+        result[f"recall_{label}"] = float(recall[i])
+        result[f"f1_{label}"] = float(f1[i])
+        result[f"support_{label}"] = float(support[i])
+        if truth[:, i].any():
+            precisions.append(float(average_precision_score(truth[:, i], probabilities[:, i])))
+            result[f"ap_{label}"] = precisions[-1]
+    result["macro_ap"] = float(np.mean(precisions)) if precisions else 0.0
+    if groups is not None:
+        result |= _intervals(truth, decided, groups, labels, seed)
+    return result
+
+
+def expected_calibration_error(truth: Ints, probabilities: Floats, bins: int = BINS) -> float:
+    """Gap between probability and frequency, averaged over bins by size, then over labels (Naeini et al. 2015)."""
+    errors = []
+    for label in range(truth.shape[1]):
+        places = np.minimum((probabilities[:, label] * bins).astype(int), bins - 1)
+        sizes = np.bincount(places, minlength=bins)
+        said = np.bincount(places, probabilities[:, label], bins)
+        found = np.bincount(places, truth[:, label], bins)
+        errors.append(float(np.abs(said - found).sum() / max(sizes.sum(), 1)))
+    return float(np.mean(errors))
+
+
+def _intervals(truth: Ints, decided: Ints, groups: Sequence[str], labels: Sequence[str], seed: int) -> dict[str, float]:
+    _, places = np.unique(np.asarray(groups), return_inverse=True)
+    count = int(places.max()) + 1
+
+    def by_group(values: npt.NDArray[np.bool_]) -> Floats:
+        totals = np.zeros((count, *values.shape[1:]))
+        np.add.at(totals, places, values)
+        return totals
+
+    hits, chosen, real = by_group((truth & decided) > 0), by_group(decided > 0), by_group(truth > 0)
+    exact, sizes = by_group((truth == decided).all(axis=1)), by_group(np.ones(len(truth), dtype=bool))
+    draws = np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), size=RESAMPLES)
+    f1 = 2 * (draws @ hits) / np.maximum(draws @ chosen + draws @ real, 1e-9)
+    samples = {"macro_f1": f1.mean(axis=1), "exact_match": (draws @ exact) / np.maximum(draws @ sizes, 1)}
+    samples |= {f"f1_{label}": f1[:, i] for i, label in enumerate(labels)}
+    result: dict[str, float] = {}
+    for name, values in samples.items():
+        low, high = np.percentile(values, [2.5, 97.5])
+        result |= {f"{name}_low": float(low), f"{name}_high": float(high)}
+    return result

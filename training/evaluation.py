@@ -1,0 +1,42 @@
+"""Evaluating a finished run again: on its test split, or on any labelled file."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from training import corpus as corpora
+from training import run, tracking
+from training.console import say
+from training.files import write_json
+from training.train import evaluated, restore, table
+
+
+def run_on(target: str, on: Path | None, prefix: str | None) -> tuple[dict[str, float], str, tuple[str, ...]]:
+    """Figures of the run `target` on `on`, or on its corpus' test split; also kept with the run and in MLflow.
+
+    Returns:
+        The figures under `prefix/…`, the prefix, and the labels.
+
+    Raises:
+        RunError, CorpusError: the run or the file is not fit for it.
+    """
+    folder = run.find(target)
+    fitted, calibration, settings = restore(folder)
+    record = run.finished(folder) or {}
+    labels, task = tuple(record["labels"]), record["task"]
+    split = corpora.load(settings.corpus).test if on is None else corpora.load_file(on, labels, task)
+    name = prefix or split.name
+    found = evaluated(fitted, calibration, split, labels, task, folder)
+    figures = {f"{name}/{key}": value for key, value in found.items()}
+    stored = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
+    write_json(folder / "metrics.json", {**stored, **figures})
+    tracking.log_figures(folder, figures)
+    return figures, name, labels
+
+
+def command(target: str, on: Path | None, prefix: str | None, *, as_json: bool) -> int:
+    """The `evaluate` command."""
+    figures, name, labels = run_on(target, on, prefix)
+    say(json.dumps(figures, indent=2) if as_json else table(figures, name, labels))
+    return 0

@@ -1,0 +1,348 @@
+"""The only module that knows MLflow. What it logs lies in the run's folder first; nothing depends on it.
+
+A tracker that is down, full or locked costs a warning, never a result: `python -m training log FOLDER`
+logs the folder later, once.
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+import zlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit, urlunsplit
+
+from training import config as configs
+from training import run
+from training.console import say, warn
+from training.corpus import Corpus
+from training.errors import TrackingError
+from training.files import write_json
+
+EXPERIMENT = "communique"
+STORE = run.ROOT / ".mlflow"
+VIEW = "communique"
+COMPLETED = "completed"
+
+# What people compare by; MLflow's table is unreadable with more than fifteen.
+_PARAMETERS = (
+    "seed", "encoder", "epochs", "batch_size", "learning_rate", "head_factor", "layer_decay", "warmup", "schedule",
+    "weight_decay", "dropout", "label_smoothing", "ema", "max_length",
+    "freeze_embeddings", "word_ngrams", "char_ngrams", "min_count", "inverse_regularisation",
+)  # fmt: skip
+_NOTE = """Each run is one training of `python -m training train configs/….yaml`.
+
+* **test/macro_f1** is the headline: mean F1 over the intents on the test split, thresholds fitted on validation.
+* `test/macro_f1_low` and `_high` bound it (95%, resampled by scenario).
+* `val/…` guided the training; `real/…` (where present) is an outside set that nothing was tuned on.
+* Compare runs of one **Dataset** only: a figure on other data is another figure.
+* Figures and predictions are under Artifacts. Only runs tagged `status=completed` are whole.
+"""
+
+
+@dataclass
+class Tracker:
+    """Logs one run while it trains; turns itself off, with one warning, at the first failure."""
+
+    client: Any
+    run_id: str | None
+
+    @classmethod
+    def start(cls, folder: Path, settings: Any, data: Corpus) -> Tracker:
+        """Opens a run with parameters, tags and the corpus; never raises."""
+        tracker = cls(None, None)
+        with tracker._softly():
+            tracker.client, tracker.run_id = _open(folder, settings, data)
+        return tracker
+
+    def epoch(self, epoch: int, figures: Mapping[str, float]) -> None:
+        """Logs one epoch's figures at step `epoch`; never raises."""
+        if self.run_id:
+            with self._softly():
+                _log_metrics(self.client, self.run_id, figures, step=epoch)
+
+    def finish(self, folder: Path) -> None:
+        """Logs final figures and artifacts, and marks the run completed; never raises."""
+        if self.run_id:
+            with self._softly():
+                _finish(self.client, self.run_id, folder)
+        if not self.run_id:
+            warn(f"the run is whole in {folder}; log it later with: python -m training log {folder}")
+
+    @contextlib.contextmanager
+    def _softly(self) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:  # whatever the tracker does, the training goes on
+            warn(f"tracking is off for this run: {_short(error)}")
+            self.client, self.run_id = None, None
+
+
+def log(folder: Path) -> str:
+    """Logs a finished run's folder to MLflow, once; returns the run's id.
+
+    Raises:
+        RunError: the folder is no finished run.
+        TrackingError: the tracker cannot be reached.
+    """
+    from training import corpus as corpora
+
+    folder = run.find(str(folder))
+    record = run.finished(folder) or {}
+    if record["mlflow_run_id"]:
+        return str(record["mlflow_run_id"])
+    settings = configs.load(folder / "config.yaml")
+    try:
+        client, run_id = _open(folder, settings, corpora.load(settings.corpus))
+        history = folder / "history.jsonl"
+        for line in history.read_text(encoding="utf-8").splitlines() if history.exists() else ():
+            row = json.loads(line)
+            figures = {name: value for name, value in row.items() if "/" in name}
+            _log_metrics(client, run_id, figures, step=row["epoch"], at=row["time"])
+        _finish(client, run_id, folder)
+    except Exception as error:
+        raise TrackingError(f"{masked(uri())}: {_short(error)}. Nothing is lost: {folder} is whole.") from None
+    return run_id
+
+
+def log_softly(folder: Path) -> None:
+    """`log`, with a warning instead of an error."""
+    try:
+        log(folder)
+    except TrackingError as error:
+        warn(str(error))
+
+
+def log_bundle(folder: Path, bundle: Path) -> None:
+    """Logs an exported bundle as an artifact of the run in `folder`; warns where it cannot."""
+    try:
+        run_id = log(folder)
+        _client().log_artifacts(run_id, str(bundle), "bundle")
+    except Exception as error:
+        warn(f"the bundle was not logged: {_short(error)}")
+
+
+def log_figures(folder: Path, figures: Mapping[str, float]) -> None:
+    """Adds figures of a later evaluation to a run that is in the tracker; warns where it cannot."""
+    record = run.finished(folder) or {}
+    if not record.get("mlflow_run_id"):
+        return
+    try:
+        _log_metrics(_client(), record["mlflow_run_id"], figures)
+    except Exception as error:
+        warn(f"the figures were not logged: {_short(error)}")
+
+
+def uri() -> str:
+    """`MLFLOW_TRACKING_URI` where it is set, else the checkout's own store."""
+    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{STORE / 'mlflow.db'}"
+
+
+def masked(address: str) -> str:
+    """The address without user and password."""
+    parts = urlsplit(address)
+    return (
+        urlunsplit(parts._replace(netloc="***@" + parts.netloc.rpartition("@")[2])) if "@" in parts.netloc else address
+    )
+
+
+def serve(port: int) -> int:
+    """Runs MLflow's server on loopback over the checkout's store until it is stopped; prints the link when ready.
+
+    Raises:
+        TrackingError: no port is free, or the server does not start.
+    """
+    if os.environ.get("MLFLOW_TRACKING_URI", "").startswith("http"):
+        say(f"MLFLOW_TRACKING_URI is set: your runs are at {masked(uri())}")
+        return 0
+    experiment = _experiment(_client())
+    free = next((p for p in range(port, port + 20) if _is_free(p)), None)
+    if free is None:
+        raise TrackingError(f"ports {port} to {port + 19} are all taken; name another with --port.")
+    if free != port:
+        warn(f"port {port} is taken; using {free}.")
+    command = [
+        sys.executable, "-m", "mlflow", "server", "--backend-store-uri", uri(),
+        "--artifacts-destination", str(STORE / "artifacts"), "--host", "127.0.0.1", "--port", str(free),
+        "--workers", "1",
+    ]  # fmt: skip
+    quiet = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+    say("starting MLflow (10 to 20 seconds) …")
+    STORE.mkdir(exist_ok=True)
+    with (STORE / "server.log").open("w", encoding="utf-8") as log_file:
+        server = subprocess.Popen(command, env={**os.environ, **quiet}, stdout=log_file, stderr=log_file)
+        try:
+            _until_healthy(server, free)
+            base = f"http://127.0.0.1:{free}/#/experiments/{experiment}/runs"
+            say(f"runs: {base}?workflowType=machine_learning&viewStateShareKey={VIEW}")
+            say("stop with Ctrl-C")
+            return server.wait()
+        except KeyboardInterrupt:
+            return 0
+        finally:
+            server.terminate()
+            server.wait(timeout=20)
+
+
+def _until_healthy(server: subprocess.Popen[bytes], port: int) -> None:
+    for _ in range(240):
+        if server.poll() is not None:
+            tail = (STORE / "server.log").read_text(encoding="utf-8", errors="replace").strip().splitlines()[-3:]
+            raise TrackingError("the MLflow server stopped: " + " ".join(tail))
+        with (
+            contextlib.suppress(OSError),
+            urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=1),
+        ):
+            return
+        time.sleep(0.5)
+    raise TrackingError(f"the MLflow server was not ready after two minutes; see {STORE / 'server.log'}.")
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+    return True
+
+
+def _client() -> Any:
+    # Read when mlflow is imported: no call leaves the machine, and a dead server fails in seconds, not minutes.
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
+    if uri().startswith("sqlite:///"):
+        database = Path(uri().removeprefix("sqlite:///"))
+        database.parent.mkdir(parents=True, exist_ok=True)
+        if not database.exists():
+            say("creating MLflow's database (about 12 seconds, once) …")
+    import logging
+
+    logging.getLogger("alembic").setLevel(logging.WARNING)
+    logging.getLogger("mlflow").setLevel(logging.WARNING)
+    from mlflow import MlflowClient
+
+    return MlflowClient(tracking_uri=uri())
+
+
+def _experiment(client: Any) -> str:
+    found = client.get_experiment_by_name(EXPERIMENT)
+    if found is not None:
+        return str(found.experiment_id)
+    # A sqlite store alone would put artifacts into ./mlruns of wherever one stands.
+    place = (STORE / "artifacts").as_uri() if uri().startswith("sqlite:///") else None
+    experiment = client.create_experiment(EXPERIMENT, artifact_location=place)
+    client.set_experiment_tag(experiment, "mlflow.note.content", _NOTE)
+    client.set_experiment_tag(experiment, f"mlflow.sharedViewState.{VIEW}", _view())
+    return str(experiment)
+
+
+def _view() -> str:
+    """The runs table's columns and order, as MLflow 3.17 keeps a shared view (undocumented; see MLFLOW pin)."""
+    columns = [f"metrics.`test/{name}`" for name in (
+        "macro_f1", "macro_f1_low", "macro_f1_high", "f1_proposal", "f1_condition", "f1_rejection", "f1_reaction",
+        "background_f1", "exact_match", "ece",
+    )]  # fmt: skip
+    columns += [
+        "metrics.`time/fit_seconds`",
+        "params.`encoder`",
+        "params.`learning_rate`",
+        "attributes.`Dataset`",
+    ]
+    state = {
+        "orderByKey": "metrics.`test/macro_f1`", "orderByAsc": False, "selectedColumns": columns, "searchFilter": "",
+        "startTime": "ALL", "lifecycleFilter": "Active", "modelVersionFilter": "All Runs", "datasetsFilter": [],
+    }  # fmt: skip
+    return "deflate;" + base64.b64encode(zlib.compress(json.dumps(state).encode())).decode()
+
+
+def _open(folder: Path, settings: Any, data: Corpus) -> tuple[Any, str]:
+    from mlflow.data.filesystem_dataset_source import FileSystemDatasetSource  # noqa: F401  (registers sources)
+
+    client = _client()
+    environment = json.loads((folder / "environment.json").read_text(encoding="utf-8"))
+    opened = client.create_run(_experiment(client), run_name=folder.name, tags={
+        "stage": "train", "family": settings.family, "config": settings.name,
+        "encoder": getattr(settings, "encoder", "none"), "corpus.version": data.version, "corpus.sha256": data.sha256,
+        "git.dirty": str(environment["dirty"]).lower(), "mlflow.source.git.commit": environment["commit"],
+        "processor": environment["processor"], "status": "running",
+    })  # fmt: skip
+    run_id = opened.info.run_id
+    values = settings.model_dump()
+    for name in _PARAMETERS:
+        if name in values:
+            client.log_param(run_id, name, values[name])
+    client.log_inputs(run_id, datasets=_inputs(data))
+    return client, run_id
+
+
+def _inputs(data: Corpus) -> list[Any]:
+    from mlflow.data.meta_dataset import MetaDataset
+    from mlflow.data.sources import LocalArtifactDatasetSource
+    from mlflow.entities import DatasetInput, InputTag
+
+    from training.files import sha256
+
+    result = []
+    for split in data.splits:
+        file = data.folder / f"{split.name}.jsonl"
+        full = sha256(file)
+        # MLflow's own digest reads 10,000 rows at most; ours is of the whole file.
+        dataset = MetaDataset(
+            LocalArtifactDatasetSource(str(file)),
+            name=f"{data.name}-{data.version}-{split.name}",
+            digest=full[:16],
+        )
+        tags = [InputTag("mlflow.data.context", split.name), InputTag("sha256", full)]
+        result.append(DatasetInput(dataset=dataset._to_mlflow_entity(), tags=tags))
+    return result
+
+
+def _log_metrics(
+    client: Any, run_id: str | None, figures: Mapping[str, float], step: int = 0, at: float | None = None
+) -> None:
+    from mlflow.entities import Metric
+
+    moment = int((at or time.time()) * 1000)
+    client.log_batch(run_id, metrics=[Metric(name, float(value), moment, step) for name, value in figures.items()])
+
+
+def _finish(client: Any, run_id: str, folder: Path) -> None:
+    """Everything from the folder but the weights; the status tag is written last."""
+    _log_metrics(client, run_id, json.loads((folder / "metrics.json").read_text(encoding="utf-8")))
+    for name in ("config.yaml", "metrics.json", "calibration.json", "environment.json"):
+        client.log_artifact(run_id, str(folder / name))
+    for name in ("figures", "predictions"):
+        client.log_artifacts(run_id, str(folder / name), name)
+    client.set_tag(run_id, "status", COMPLETED)
+    client.set_terminated(run_id)
+    write_json(folder / run.DONE, {**(run.finished(folder) or {}), "mlflow_run_id": run_id})
+
+
+def _short(error: Exception) -> str:
+    return masked_text(str(error).strip().splitlines()[0][:300] if str(error).strip() else type(error).__name__)
+
+
+def masked_text(text: str) -> str:
+    """The text with the password of any tracking URI in it taken out."""
+    secret = urlsplit(uri()).password
+    return text.replace(secret, "***") if secret else text
+
+
+def disk_use() -> str:
+    """How much the local store holds, for people."""
+    size = sum(file.stat().st_size for file in STORE.rglob("*") if file.is_file()) if STORE.exists() else 0
+    return f"{STORE}: {size / 2**20:.0f} MiB of {shutil.disk_usage(run.ROOT).free / 2**30:.0f} GiB free"

@@ -1,0 +1,249 @@
+"""One training from config to finished run folder: fit, calibrate, evaluate, draw, track."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import time
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from training import behaviour, calibrate, config, evaluate, run
+from training import corpus as corpora
+from training.calibrate import Calibration
+from training.console import say, warn
+from training.corpus import Corpus, Split
+from training.errors import RunError
+from training.files import sha256, write_json, write_json_lines, write_text
+from training.fitted import Fitted
+
+AnyConfig = config.BaselineConfig | config.EncoderConfig
+_MODULES = {"baseline": ("baseline.py",), "encoder": ("encoder.py",)}
+_DECIDING = {"baseline": ("scikit-learn",), "encoder": ("torch", "transformers", "tokenizers")}
+
+
+def train(settings: AnyConfig, output: Path | None = None, *, track: bool = True) -> Path:
+    """Trains once and returns the run's folder; a finished run of the same inputs is reused.
+
+    Args:
+        settings: the resolved config.
+        output: the run's folder; None for `runs/<name>-<key>`, the key telling inputs apart. A finished run
+            of other inputs that stands there is kept under its own key.
+        track: log to MLflow, while training and at the end.
+
+    Raises:
+        CorpusError, EncoderError, RunError: see their messages.
+    """
+    data = corpora.load(settings.corpus)
+    key = _key(settings, data)
+    folder = output or run.RUNS / f"{settings.name}-{key}"
+    record = run.finished(folder)
+    if record and record["key"] == key:
+        say(f"{folder}: finished already with the same config, corpus and code; reused.")
+        _track_later(folder, track)
+        return folder
+    _make_room(folder, record)
+    folder.mkdir(parents=True)
+    write_text(folder / "config.yaml", config.dump(settings))
+    write_json(folder / "environment.json", run.environment())
+    say(f"config ({folder / 'config.yaml'}):")
+    say("  " + config.dump(settings).strip().replace("\n", "\n  "))
+    say(f"corpus {data.name} {data.version}: " + ", ".join(f"{split.name} {len(split)}" for split in data.splits))
+
+    tracker = _tracker(folder, settings, data) if track else None
+    history = folder / "history.jsonl"
+
+    def on_epoch(epoch: int, figures: Mapping[str, float]) -> None:
+        with history.open("a", encoding="utf-8") as stream:
+            stream.write(json.dumps({"epoch": epoch, "time": time.time(), **figures}) + "\n")
+        say(f"epoch {epoch:>3}  " + "  ".join(f"{name} {value:.4g}" for name, value in sorted(figures.items())))
+        if tracker:
+            tracker.epoch(epoch, figures)
+
+    start = time.perf_counter()
+    fitted = fit(settings, data, on_epoch)
+    seconds = time.perf_counter() - start
+    fitted.save(folder / "model")
+    calibration = _calibrated(fitted, data, folder)
+    figures = {"time/fit_seconds": seconds, "size/parameters": float(fitted.parameters)}
+    for split in (data.validation, data.test):
+        prefix = "val" if split is data.validation else "test"
+        found = evaluated(fitted, calibration, split, data.labels, data.task, folder)
+        figures |= {f"{prefix}/{name}": value for name, value in found.items()}
+    figures |= _behaved(fitted, calibration, data, folder)
+    _draw(folder, data)
+    write_json(folder / "metrics.json", figures)
+    write_json(folder / run.DONE, _record(settings, data, key))
+    say(table(figures, "test", data.labels))
+    if suites := [f"{name} {value:.3f}" for name, value in figures.items() if name.startswith("behaviour/")]:
+        say("  ".join(suites))
+    say(f"run folder: {folder}")
+    if tracker:
+        tracker.finish(folder)
+    return folder
+
+
+def fit(settings: AnyConfig, data: Corpus, on_epoch: Any) -> Fitted:
+    """Fits the config's family; its module, and so torch or scikit-learn, is imported here."""
+    if isinstance(settings, config.BaselineConfig):
+        from training import baseline
+
+        return baseline.fit(settings, data, on_epoch)
+    from training import encoder
+
+    return encoder.fit(settings, data, on_epoch)
+
+
+def restore(folder: Path) -> tuple[Fitted, Calibration, AnyConfig]:
+    """The model, calibration and config of a finished run.
+
+    Raises:
+        RunError: the run is not finished.
+    """
+    if run.finished(folder) is None:
+        raise RunError(f"{folder}: is not a finished run ({run.DONE} is missing). Train it again.")
+    settings = config.load(folder / "config.yaml")
+    stored = json.loads((folder / "calibration.json").read_text(encoding="utf-8"))
+    calibration = Calibration(stored["temperature"], tuple(stored["thresholds"]))
+    if isinstance(settings, config.BaselineConfig):
+        from training import baseline
+
+        return baseline.load(folder / "model"), calibration, settings
+    from training import encoder
+
+    return encoder.load(folder / "model"), calibration, settings
+
+
+def evaluated(
+    fitted: Fitted, calibration: Calibration, split: Split, labels: tuple[str, ...], task: str, folder: Path
+) -> dict[str, float]:
+    """Figures of one split, with its predictions written beside them."""
+    values = calibrate.probabilities(fitted.logits(split.texts), calibration.temperature, task)
+    rows = (
+        {
+            "id": row["id"],
+            "text": row["text"],
+            "intents": row["intents"],
+            "probabilities": [round(float(p), 6) for p in probabilities],
+        }
+        for row, probabilities in zip(split.rows, values, strict=True)
+    )
+    write_json_lines(folder / "predictions" / f"{split.name}.jsonl", rows)
+    return evaluate.figures(split.truth, values, calibration.thresholds, labels=labels, task=task, groups=split.groups)
+
+
+def table(figures: Mapping[str, float], prefix: str, labels: tuple[str, ...]) -> str:
+    """The figures of one split as a small table for people."""
+
+    def value(name: str) -> str:
+        return f"{figures[f'{prefix}/{name}']:.3f}" if f"{prefix}/{name}" in figures else "    –"
+
+    lines = [f"{prefix + ' ':·<16}precision  recall     f1     ap  texts"]
+    for label in labels:
+        cells = "  ".join(f"{value(f'{name}_{label}'):>6}" for name in ("recall", "f1", "ap"))
+        support = int(figures[f"{prefix}/support_{label}"])
+        lines.append(f"{label:<16}{value(f'precision_{label}'):>9}  {cells}  {support:>5}")
+    interval = f" [{value('macro_f1_low')}, {value('macro_f1_high')}]" if f"{prefix}/macro_f1_low" in figures else ""
+    rest = [
+        f"{name} {value(name)}" for name in ("background_f1", "exact_match", "ece") if f"{prefix}/{name}" in figures
+    ]
+    return "\n".join([*lines, f"macro_f1 {value('macro_f1')}{interval}  " + "  ".join(rest)])
+
+
+def _calibrated(fitted: Fitted, data: Corpus, folder: Path) -> Calibration:
+    result = calibrate.fit(fitted.logits(data.validation.texts), data.validation.truth, data.task)
+    stored = {
+        "temperature": result.temperature,
+        "thresholds": list(result.thresholds),
+        "labels": list(data.labels),
+    }
+    write_json(folder / "calibration.json", {**stored, "task": data.task})
+    return result
+
+
+def _behaved(fitted: Fitted, calibration: Calibration, data: Corpus, folder: Path) -> dict[str, float]:
+    """Pass rates of the behavioural suites, where the corpus has the labels that they are about."""
+    cases = behaviour.load(run.ROOT / behaviour.FOLDER)
+    asked = {intent for case in cases for key in ("intents", "appears", "disappears") for intent in case.get(key, ())}
+    if data.task != "multi_label" or not asked <= set(data.labels):
+        return {}
+
+    def predict(texts: Sequence[str]) -> list[frozenset[str]]:
+        values = calibrate.probabilities(fitted.logits(texts), calibration.temperature, data.task)
+        decided = evaluate.decide(values, calibration.thresholds, data.task)
+        return [frozenset(np.asarray(data.labels)[row > 0].tolist()) for row in decided]
+
+    outcomes = behaviour.run(cases, predict)
+    rows = (
+        {**outcome.case, "group": outcome.group, "passed": outcome.passed, "found": outcome.found}
+        for outcome in outcomes
+    )
+    write_json_lines(folder / "predictions" / "behaviour.jsonl", rows)
+    return {f"behaviour/{name}": value for name, value in behaviour.figures(outcomes).items()}
+
+
+def _draw(folder: Path, data: Corpus) -> None:
+    from training import plots
+
+    plots.draw_run(folder, data.labels, data.task)
+
+
+def _record(settings: AnyConfig, data: Corpus, key: str) -> dict[str, Any]:
+    return {
+        "name": settings.name,
+        "family": settings.family,
+        "key": key,
+        "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+        "labels": list(data.labels),
+        "task": data.task,
+        "corpus": {"name": data.name, "version": data.version, "sha256": data.sha256},
+        "mlflow_run_id": None,
+    }
+
+
+def _key(settings: AnyConfig, data: Corpus) -> str:
+    """Eight hexadecimal digits over all that decides the weights."""
+    here = Path(__file__).parent
+    parts = [
+        json.dumps(settings.model_dump(), sort_keys=True),
+        data.sha256,
+        *(sha256(here / name) for name in ("calibrate.py", *_MODULES[settings.family])),
+        *(f"{name} {metadata.version(name)}" for name in _DECIDING[settings.family]),
+    ]
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:8]
+
+
+def _make_room(folder: Path, record: Mapping[str, Any] | None) -> None:
+    """Keeps a finished run that stands in the way under its key; clears one that was cut short."""
+    if record:
+        kept = folder.with_name(f"{folder.name}-{record['key']}")
+        if kept.exists():
+            shutil.rmtree(kept)
+        folder.rename(kept)
+        warn(f"{folder} held a finished run of other inputs; it is kept as {kept}.")
+    elif folder.exists() and any(folder.iterdir()):
+        if not (folder / "config.yaml").exists():
+            raise RunError(f"{folder}: is there already and is not a run; name another --output.")
+        shutil.rmtree(folder)
+    elif folder.exists():
+        folder.rmdir()
+
+
+def _tracker(folder: Path, settings: AnyConfig, data: Corpus) -> Any:
+    from training import tracking
+
+    return tracking.Tracker.start(folder, settings, data)
+
+
+def _track_later(folder: Path, track: bool) -> None:
+    record = run.finished(folder)
+    if track and record and not record["mlflow_run_id"]:
+        from training import tracking
+
+        tracking.log_softly(folder)
