@@ -18,20 +18,22 @@ _BLANK = re.compile(r"\n[ \t\r\f\v\u00a0]*(?:\n|\Z)")
 _MARKER = re.compile(
     r"""^[ \t>]*(?:
         \#{1,6}[ \t]+                          # heading
-      | [-*+•‣–—][ \t]+                        # bullet
+      | [-*+•‣][ \t]+                          # bullet
       | \(?(?:\d{1,3}|[a-zA-Z]|[ivxIVX]{1,5})[.)][ \t]+(?=\S)   # 1.  a)  (iv)
       | (?:[-*_][ \t]*){3,}$                   # rule
       | \|                                     # table row
     )""",
     re.VERBOSE,
 )
+_DASH = re.compile(r"[ \t]*[–—][ \t]+")
+_HEADING = re.compile(r"[ \t>]*#{1,6}[ \t]|[ \t]*\*\*[^*]+\*\*[ \t\u00a0]*\Z")
 _SPEAKER = re.compile(
     r"""(?:\*\*)?(?:
-        [QA](?:\.|:|[ ]{2,}|\t|[ ](?=[A-Z(]))                         # Q    Mr. President …
+        [QA](?:\.|:|[ \u00a0]{2,}|\t|[ ](?=[A-Z(]))                       # Q    Mr. President …
       | (?:[A-Z][A-Z.'’\-]+[ ]){0,6}[A-Z][A-Z.'’\-]*[ ]?(?:\([^)\n]{1,60}\))?:   # SENIOR ADMINISTRATION OFFICIAL:
       | (?:Mr|Mrs|Ms|Dr|Sir|Amb|Ambassador|President|Minister|Secretary|The[ ]President)\.?
         (?:[ ][A-Z][\w.'’\-]+){0,4}[ ]?(?:\([^)\n]{1,60}\))?:          # Mr. Tarnov (Country):
-    )(?:\*\*)?[ \t]*""",
+    )(?:\*\*)?[ \t\u00a0]*""",
     re.VERBOSE,
 )
 _LINK_ONLY = re.compile(r"^[\W_]*(?:https?://\S+)?[\W_]*$")
@@ -43,8 +45,8 @@ def sentences(document: str) -> Iterator[Span]:
 
     for start, end in _blocks(document):
         block = document[start:end]
-        pieces = [(0, len(block))] if block.isspace() else [(a, b) for a, b in sent_spans(block)]
-        for left, right in _rejoined(block, pieces):
+        pieces = [] if block.isspace() else [(a, b) for a, b in sent_spans(block)]
+        for left, right in _rejoined(block, list(_parted(block, pieces))):
             span = _trimmed(document, start + left, start + right)
             if span and not _LINK_ONLY.match(document[span[0] : span[1]]):
                 yield span
@@ -62,25 +64,26 @@ def _blocks(document: str) -> Iterator[Span]:
 
 def _lines(document: str, start: int, end: int) -> Iterator[Span]:
     """Parts a block where a line is a heading, a list item, a table row or a new speaker's turn."""
-    block_start = at = start
+    open_at = at = start
     while at < end:
         newline = document.find("\n", at, end)
         line_end = end if newline < 0 else newline
         line = document[at:line_end]
-        marker = _MARKER.match(line)
+        # a dash opens a list item at the start of a block; further down it is a wrapped line's
+        marker = _MARKER.match(line) or (_DASH.match(line) if at == start else None)
         content = at + (marker.end() if marker else len(line) - len(line.lstrip()))
         speaker = _SPEAKER.match(document, content, line_end)
-        if marker or speaker:
-            if at > block_start:
-                yield block_start, at
-            block_start = speaker.end() if speaker else content
-        after_heading = marker is not None and line.lstrip(" \t>").startswith("#")
+        heading = _HEADING.match(line) is not None and not speaker
+        if marker or speaker or heading:
+            if at > open_at:
+                yield open_at, at
+            open_at = speaker.end() if speaker else content
         at = line_end + 1
-        if after_heading:
-            yield block_start, line_end
-            block_start = at
-    if block_start < end:
-        yield block_start, end
+        if heading:
+            yield open_at, line_end
+            open_at = at
+    if open_at < end:
+        yield open_at, end
 
 
 # nupunkt ends a sentence after some of these; in this kind of text it goes on.
@@ -92,9 +95,21 @@ _BEFORE_NUMBER = re.compile(
     r"\b(?:[Nn]os?|[Aa]rts?|[Rr]es|[Pp]aras?|[Ss]ecs?|[Cc]h|Jan|Feb|Mar|Apr|Jun|Jul|Aug|Sept?|Oct|Nov|Dec)\.[ \t\n]*\Z"
 )
 _ENDS_ANYWAY = re.compile(r"\b(?:U\.S|U\.K|U\.N|E\.U|D\.C|U\.A\.E|U\.S\.S\.R)\.[ \t\n]*\Z")
+_WORD_END = re.compile(r"\b[A-Za-z][a-z]{3,}[.!?][\"”’')]*\s+")
 _OPENING = re.compile(
     r"[\"“‘'(]?(?:The|This|That|These|Those|It|He|She|They|We|I|But|And|In|On|At|As|For|However|Asked|Its|His|Her|Their)\b"
 )
+
+
+def _parted(block: str, pieces: list[Span]) -> Iterator[Span]:
+    """Mends a habit of the splitter: it takes "month." and its like for abbreviations."""
+    for left, right in pieces:
+        start = left
+        for match in _WORD_END.finditer(block, left, right):
+            if _OPENING.match(block, match.end(), right):
+                yield start, match.end()
+                start = match.end()
+        yield start, right
 
 
 def _rejoined(block: str, pieces: list[Span]) -> Iterator[Span]:

@@ -107,6 +107,7 @@ encoder: {tiny_encoder}
 max_length: 32
 precision: float32
 freeze_embeddings: false
+frozen_layers: 0
 epochs: 20
 patience: 20
 batch_size: 16

@@ -32,6 +32,18 @@ def _parser() -> argparse.ArgumentParser:
     corpus.add_argument("--json", action="store_true", help="the report as JSON")
     corpus.set_defaults(run=_corpus)
 
+    bring = commands.add_parser("import", help="CSV, TSV, JSONL, Parquet or a dataset folder to a corpus folder")
+    bring.add_argument("file", type=Path, help="the texts; a folder may hold several splits")
+    bring.add_argument("--validation", type=Path, metavar="FILE", help="default: cut from FILE, by group")
+    bring.add_argument("--test", type=Path, metavar="FILE", help="default: cut from FILE, by group")
+    bring.add_argument("--text", required=True, metavar="COLUMN")
+    bring.add_argument("--labels", required=True, metavar="COLUMN", help="a label, or a list of labels")
+    bring.add_argument("--separator", metavar="S", help="splits a string of several labels: the corpus is multi-label")
+    bring.add_argument("--group", metavar="COLUMN", help="rows alike in it stay in one split")
+    bring.add_argument("--out", required=True, type=Path, metavar="FOLDER")
+    bring.add_argument("--seed", type=int, default=0, help="of the split; default: %(default)s")
+    bring.set_defaults(run=_import)
+
     train = commands.add_parser("train", help="train a config into a run folder, evaluate and track it")
     train.add_argument("config", help="a file of configs/")
     train.add_argument("--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE",
@@ -74,6 +86,15 @@ def _corpus(parsed: argparse.Namespace) -> int:
     from training import audit
 
     return audit.report(Path(parsed.folder), as_json=parsed.json)
+
+
+def _import(parsed: argparse.Namespace) -> int:
+    from training.importer import Columns, convert
+
+    files = {"train": parsed.file, "validation": parsed.validation, "test": parsed.test}
+    columns = Columns(parsed.text, parsed.labels, parsed.group, parsed.separator)
+    convert({split: file for split, file in files.items() if file}, columns, parsed.out, seed=parsed.seed)
+    return 0
 
 
 def _train(parsed: argparse.Namespace) -> int:

@@ -103,7 +103,7 @@ def statistics(data: Corpus) -> dict[str, Any]:
         "texts": len(rows),
         "scenarios": len({group for split in data.splits for group in split.groups}),
         "words": {f"{q}%": int(np.percentile(lengths, q)) for q in (10, 25, 50, 75, 90, 99)},
-        "splits": {split.name: _counts(split.rows, data.labels) for split in data.splits},
+        "splits": {split.name: _counts(split.rows, data) for split in data.splits},
     }
     for key in ("register", "voice"):
         if counts := Counter(str(row[key]) for row in rows if row.get(key)):
@@ -113,12 +113,13 @@ def statistics(data: Corpus) -> dict[str, Any]:
     return result
 
 
-def _counts(rows: Sequence[Mapping[str, Any]], labels: Sequence[str]) -> dict[str, int]:
-    counts = {label: sum(label in row["intents"] for row in rows) for label in labels}
-    none = sum(not row["intents"] for row in rows)
-    several = sum(len(row["intents"]) > 1 for row in rows)
-    return {"texts": len(rows), "scenarios": len({str(row.get("scenario", row["id"])) for row in rows}),
-            **counts, "none": none, "two_or_more": several}  # fmt: skip
+def _counts(rows: Sequence[Mapping[str, Any]], data: Corpus) -> dict[str, int]:
+    result = {"texts": len(rows), "scenarios": len({str(row.get("scenario", row["id"])) for row in rows})}
+    result |= {label: sum(label in row["intents"] for row in rows) for label in data.labels}
+    if data.task == "multi_label":
+        result["none"] = sum(not row["intents"] for row in rows)
+        result["two_or_more"] = sum(len(row["intents"]) > 1 for row in rows)
+    return result
 
 
 def agreement(data: Corpus) -> dict[str, float]:

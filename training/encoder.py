@@ -105,8 +105,7 @@ def fit(config: EncoderConfig, corpus: Corpus, on_epoch: OnEpoch) -> Encoder:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     model, tokenizer = _pretrained(config, corpus)
     model.to(device)
-    if config.freeze_embeddings:
-        model.get_input_embeddings().weight.requires_grad_(False)
+    _freeze(model, config)
     train = _tokenised(tokenizer, corpus.train.texts, config.max_length)
     validation = _tokenised(tokenizer, corpus.validation.texts, config.max_length)
     targets = torch.tensor(corpus.train.truth, dtype=torch.float32, device=device)
@@ -189,6 +188,16 @@ def _pretrained(config: EncoderConfig, corpus: Corpus) -> tuple[Any, Any]:
         ) from None
     tokenizer.model_max_length = config.max_length
     return model, tokenizer
+
+
+def _freeze(model: Any, config: EncoderConfig) -> None:
+    """Word embeddings and bottom layers that stay as pretrained: faster, and unseen words keep their company."""
+    if config.freeze_embeddings:
+        model.get_input_embeddings().weight.requires_grad_(False)
+    for name, parameter in model.named_parameters():
+        numbers = [int(part) for part in name.split(".") if part.isdigit()]
+        if config.frozen_layers and (numbers[0] < config.frozen_layers if numbers else ".embeddings." in name):
+            parameter.requires_grad_(False)
 
 
 def _determinism(seed: int) -> None:
