@@ -119,6 +119,7 @@ schedule: linear
 weight_decay: 0.01
 dropout: 0.0
 label_smoothing: 0.0
+swap_actors: 0.0
 clip: 1.0
 ema: 0.0
 """)

@@ -48,6 +48,7 @@ def test_overrides_are_yaml_1_2() -> None:
         ("epochs=many", "epochs: .*integer.*found 'many'"),
         ("epochs=2.5", "epochs"),
         ("epochs=0", "epochs: .*greater than or equal to 1"),
+        ("swap_actors=1.5", "swap_actors: .*less than or equal to 1"),
         ("seed=true", "seed: .*integer"),
         ("family=frosted", "family must be one of baseline, encoder, found 'frosted'"),
         ("schedule=square", "schedule: .*'linear' or 'cosine'"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from sklearn.metrics import f1_score
+from sklearn.metrics import f1_score, precision_score
 
 from training import calibrate, evaluate
 
@@ -26,6 +26,8 @@ def test_figures_agree_with_scikit_learn(sample: tuple[np.ndarray, np.ndarray]) 
     assert found["f1_b"] == pytest.approx(f1_score(truth[:, 1], decided[:, 1]))
     assert found["background_f1"] == pytest.approx(f1_score(~truth.any(axis=1), ~decided.any(axis=1)))
     assert found["exact_match"] == pytest.approx((truth == decided).all(axis=1).mean())
+    assert found["micro_f1"] == pytest.approx(f1_score(truth, decided, average="micro"))
+    assert found["precision_c"] == pytest.approx(precision_score(truth[:, 2], decided[:, 2]))
     assert found["support_a"] == truth[:, 0].sum()
 
 
@@ -38,6 +40,12 @@ def test_by_hand() -> None:
     assert found["exact_match"] == pytest.approx(2 / 4)
     assert found["background_f1"] == 0.0
     assert "ap_c" not in found and found["f1_c"] == 0.0
+
+
+def test_a_corpus_of_one_label_is_scored_on_it() -> None:
+    truth = np.array([[1], [0], [0], [1]], dtype=np.int8)
+    found = evaluate.figures(truth, np.array([[0.9], [0.1], [0.2], [0.3]]), (0.5,), labels=("a",), task="multi_label")
+    assert (found["precision_a"], found["recall_a"]) == (1.0, 0.5)
 
 
 def test_calibration_error_by_hand() -> None:

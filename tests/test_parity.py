@@ -52,6 +52,16 @@ def test_int8_that_changes_answers_is_not_the_default(
     assert manifest.precision == "fp32" and "flip" in manifest.quantisation["reason"]
 
 
+def test_a_whole_bundle_of_the_same_run_is_reused(tiny_run: Path, tmp_path: Path) -> None:
+    file = export(tiny_run, tmp_path / "bundle") / "communique.json"
+    first = file.stat().st_mtime_ns
+    export(tiny_run, tmp_path / "bundle")
+    assert file.stat().st_mtime_ns == first
+    (tmp_path / "bundle" / "tokenizer.json").unlink()
+    export(tiny_run, tmp_path / "bundle")
+    assert file.stat().st_mtime_ns > first
+
+
 def test_a_baseline_says_that_it_cannot_be_exported(tiny_corpus: Path, tmp_path: Path) -> None:
     from training import config
 

@@ -11,7 +11,7 @@ from training import config, corpus, evaluation, run
 from training.__main__ import main
 from training.errors import EncoderError, RunError
 from training.files import sha256
-from training.train import restore, train
+from training.train import _key, restore, train
 
 
 def test_a_run_folder_is_whole(tiny_run: Path) -> None:
@@ -116,6 +116,51 @@ def test_altered_weights_of_the_embedded_encoder_are_refused(monkeypatch: pytest
     monkeypatch.setattr(encoder, "EMBEDDED_SHA256", "0" * 64)
     with pytest.raises(EncoderError, match="SHA-256"):
         encoder.source_of(encoder.EMBEDDED)
+
+
+def test_swapped_states_train_otherwise_and_the_same_twice(tiny_config: Path, tiny_corpus: Path) -> None:
+    from training import encoder
+
+    data = corpus.load(tiny_corpus)
+
+    def fitted(share: float) -> tuple[list[float], dict[str, bytes]]:
+        losses: list[float] = []
+        settings = config.load(tiny_config, [f"swap_actors={share}", "epochs=6"])
+        assert isinstance(settings, config.EncoderConfig)
+        model = encoder.fit(settings, data, lambda _, figures: losses.append(figures["train/loss"])).model
+        return losses, {name: value.numpy().tobytes() for name, value in model.state_dict().items()}
+
+    plain, swapped, again = fitted(0.0), fitted(1.0), fitted(1.0)
+    assert swapped[0][-1] < swapped[0][0], "the cue phrases are learnt whatever the states"
+    assert swapped == again
+    assert swapped[1].keys() == plain[1].keys() and swapped[1] != plain[1]
+
+
+def test_only_swapped_texts_are_tokenised_anew(tiny_encoder: Path) -> None:
+    from transformers import AutoTokenizer
+
+    from training.encoder import _naming_states, _replaced, _tokenised
+
+    texts = ["It rained.", "The minister of Oslo said: we reject the plan for Lima.", "We offer help to Accra."]
+    assert _naming_states(texts) == [1, 2]
+    tokenizer = AutoTokenizer.from_pretrained(tiny_encoder)
+    rows = _tokenised(tokenizer, texts, 32)
+    found = _replaced(rows, {2: texts[0]}, tokenizer, 32)
+    assert found == [rows[0], rows[1], rows[0]] and found[1] is rows[1]
+    assert _replaced(rows, {}, tokenizer, 32) == rows
+
+
+def test_the_gazetteer_tells_runs_apart_only_where_states_are_swapped(
+    tiny_config: Path, tiny_corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def keys() -> list[str]:
+        settings = (config.load(tiny_config, [f"swap_actors={share}"]) for share in (0.0, 0.5))
+        return [_key(one, corpus.load(tiny_corpus)) for one in settings]
+
+    before = keys()
+    (tmp_path / "actors.csv").write_text("other states")
+    monkeypatch.setattr("training.actors.GAZETTEER", tmp_path / "actors.csv")
+    assert [a == b for a, b in zip(before, keys(), strict=True)] == [True, False]
 
 
 def test_batches_hold_every_text_once_and_pad_little() -> None:

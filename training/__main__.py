@@ -29,6 +29,13 @@ def _parser() -> argparse.ArgumentParser:
 
     corpus = commands.add_parser("corpus", help="check a corpus and print its statistics")
     corpus.add_argument("folder", nargs="?", default="datasets/statements", help="default: %(default)s")
+    corpus.add_argument(
+        "--deep", action="store_true", help="also wrong labels, giveaway words, and what TF-IDF reaches"
+    )
+    corpus.add_argument("--against", type=Path, metavar="FILE",
+                        help="JSONL of real texts (text, perhaps intents): how far is the corpus from them; "
+                        "implies --deep")  # fmt: skip
+    corpus.add_argument("--out", type=Path, metavar="FOLDER", help="write report.json, report.txt and figures there")
     corpus.add_argument("--json", action="store_true", help="the report as JSON")
     corpus.set_defaults(run=_corpus)
 
@@ -59,6 +66,13 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--json", action="store_true", help="the figures as JSON")
     evaluate.set_defaults(run=_evaluate)
 
+    bias = commands.add_parser("bias", help="how often a finished run's answer changes when only the states change")
+    bias.add_argument("target", metavar="RUN", help="a run's folder or name")
+    bias.add_argument("--texts", type=_count, default=120, metavar="N",
+                      help="test texts in which every state is tried; default: %(default)s")  # fmt: skip
+    bias.add_argument("--json", action="store_true", help="the report as JSON")
+    bias.set_defaults(run=_bias)
+
     log = commands.add_parser("log", help="log a finished run to MLflow that was not logged, once")
     log.add_argument("target", metavar="RUN", help="a run's folder or name")
     log.set_defaults(run=_log)
@@ -82,10 +96,18 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _count(text: str) -> int:
+    if not text.isascii() or not text.isdigit() or int(text) == 0:
+        raise argparse.ArgumentTypeError(f"expected a number from 1, found {text!r}")
+    return int(text)
+
+
 def _corpus(parsed: argparse.Namespace) -> int:
     from training import audit
 
-    return audit.report(Path(parsed.folder), as_json=parsed.json)
+    return audit.report(
+        Path(parsed.folder), deep=parsed.deep, against=parsed.against, out=parsed.out, as_json=parsed.json
+    )
 
 
 def _import(parsed: argparse.Namespace) -> int:
@@ -110,6 +132,12 @@ def _evaluate(parsed: argparse.Namespace) -> int:
     from training import evaluation
 
     return evaluation.command(parsed.target, parsed.on, parsed.prefix, as_json=parsed.json)
+
+
+def _bias(parsed: argparse.Namespace) -> int:
+    from training import bias
+
+    return bias.command(parsed.target, parsed.texts, as_json=parsed.json)
 
 
 def _log(parsed: argparse.Namespace) -> int:

@@ -1,7 +1,8 @@
 """Whether a corpus keeps its own rules, and what is in it.
 
 Faults (exit status 1): a schema error, the same or nearly the same text twice in different scenarios or
-splits, hashes that do not fit. Near duplicates are found by MinHash over word three-grams (Broder 1997).
+splits, hashes that do not fit, and, against an outside file, words that give a label away here but not there.
+Near duplicates are found by MinHash over word three-grams (Broder 1997); the deeper look is `training.probe`.
 """
 
 from __future__ import annotations
@@ -21,23 +22,61 @@ from sklearn.metrics import cohen_kappa_score
 from training import corpus as corpora
 from training.console import say
 from training.corpus import Corpus
-from training.files import sha256
+from training.errors import CorpusError
+from training.files import sha256, write_json, write_text
 
 NEAR = 0.7  # Jaccard similarity of word three-grams from which two texts count as nearly the same
 SHOWN = 10
 _WORD = re.compile(r"\w+")
 
 
-def report(folder: Path, *, as_json: bool = False) -> int:
+def report(
+    folder: Path,
+    *,
+    deep: bool = False,
+    against: Path | None = None,
+    out: Path | None = None,
+    as_json: bool = False,
+) -> int:
     """Prints faults and statistics of the corpus; returns 0, or 1 where a rule is broken.
 
+    Args:
+        folder: the corpus.
+        deep: look for wrong labels and giveaway words too, and at what TF-IDF reaches (minutes on a large corpus).
+        against: JSONL of outside texts, labelled or not, to compare with; implies `deep`.
+        out: folder for report.json, report.txt and figures/; what stands there of an older report is replaced.
+        as_json: print JSON, not text.
+
     Raises:
-        CorpusError: the corpus breaks its schema.
+        CorpusError: the corpus or the outside file breaks its schema, or `out` cannot be written.
     """
     data = corpora.load(folder)
-    found = {"statistics": statistics(data), "agreement": agreement(data), "faults": faults(data)}
-    say(json.dumps(found, indent=2, ensure_ascii=False) if as_json else _written(data, found))
+    if out:
+        _make(out / "figures")
+    found: dict[str, Any] = {"statistics": statistics(data), "agreement": agreement(data), "faults": faults(data)}
+    lines: list[str] = []
+    if deep or against:
+        from training import probe  # seconds to import: the quick check goes without
+
+        found |= probe.deep(data, against)
+        found["faults"] += probe.faults(found)
+        lines = probe.written(found)
+    text = _written(data, found, lines)
+    if out:
+        from training import plots
+
+        write_json(out / "report.json", found)
+        write_text(out / "report.txt", text + "\n")
+        plots.draw_corpus(out / "figures", data, found.get("realism"))
+    say(json.dumps(found, indent=2, ensure_ascii=False) if as_json else text)
     return 1 if found["faults"] else 0
+
+
+def _make(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise CorpusError(f"{folder}: cannot be made ({error.strerror}); name another --out.") from None
 
 
 def faults(data: Corpus) -> list[str]:
@@ -147,7 +186,7 @@ def agreement(data: Corpus) -> dict[str, float]:
     return result
 
 
-def _written(data: Corpus, found: Mapping[str, Any]) -> str:
+def _written(data: Corpus, found: Mapping[str, Any], more: Sequence[str]) -> str:
     numbers = found["statistics"]
     lines = [
         f"{data.folder}: {data.name} {data.version}, {numbers['texts']} texts in {numbers['scenarios']} scenarios "
@@ -163,6 +202,7 @@ def _written(data: Corpus, found: Mapping[str, Any]) -> str:
             lines.append(f"{key}: " + ", ".join(f"{name} {count}" for name, count in numbers[key].items()))
     if found["agreement"]:
         lines.append("agreement of two readers: " + ", ".join(f"{k} {v:.3g}" for k, v in found["agreement"].items()))
+    lines += more
     problems = found["faults"]
     lines += [f"FAULT {problem}" for problem in problems[:SHOWN]]
     if len(problems) > SHOWN:

@@ -58,6 +58,11 @@ class EncoderConfig(Common):
     weight_decay: float = Field(ge=0, description="AdamW's, not applied to biases and norms")
     dropout: float = Field(ge=0, lt=1, description="in the encoder and before the head")
     label_smoothing: float = Field(ge=0, lt=0.5, description="targets move this far towards one half")
+    swap_actors: float = Field(
+        ge=0,
+        le=1,
+        description="share of the train texts naming states that get others instead, anew each epoch; 0: off",
+    )
     clip: float = Field(gt=0, description="largest norm of the gradient")
     ema: float = Field(ge=0, lt=1, description="decay of the running average of the weights, kept as the model; 0: off")
     precision: Literal["auto", "float32", "bfloat16"] = Field(description="auto: bfloat16 where the hardware has it")

@@ -13,6 +13,7 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,7 @@ from tqdm import tqdm
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
+from training import actors
 from training.config import EncoderConfig
 from training.corpus import Corpus, Split, Task
 from training.errors import EncoderError
@@ -118,14 +120,20 @@ def fit(config: EncoderConfig, corpus: Corpus, on_epoch: OnEpoch) -> Encoder:
     average = copy.deepcopy(model).eval() if config.ema else None
     autocast = _autocasts(config.precision, device)
     random = np.random.default_rng(config.seed)
+    texts = corpus.train.texts
+    naming = _naming_states(texts) if config.swap_actors else []
+    swaps = round(config.swap_actors * len(naming))
+    draw = Random(config.seed)  # apart from `random`, which orders the batches
 
     best, best_figure, waited = _snapshot(model), -1.0, 0
     with tqdm(total=steps, unit="step", disable=None, leave=False) as bar:
         for epoch in range(1, config.epochs + 1):
             model.train()
             losses = []
-            for places in _batches([len(ids) for ids in train], config.batch_size, random):
-                ids, mask = _padded([train[i] for i in places], pad, device)
+            swapped = {i: actors.random_swap(texts[i], draw) for i in draw.sample(naming, swaps)}
+            rows = _replaced(train, swapped, tokenizer, config.max_length)
+            for places in _batches([len(ids) for ids in rows], config.batch_size, random):
+                ids, mask = _padded([rows[i] for i in places], pad, device)
                 with torch.autocast(device, dtype=torch.bfloat16, enabled=autocast):
                     output = model(input_ids=ids, attention_mask=mask).logits
                 loss = _loss(output.float(), targets[places], corpus.task)
@@ -248,6 +256,20 @@ def _tokenised(tokenizer: Any, texts: Sequence[str], max_length: int) -> Tokens:
         return []
     ids: Tokens = tokenizer(list(texts), truncation=True, max_length=max_length)["input_ids"]
     return ids
+
+
+def _naming_states(texts: Sequence[str]) -> list[int]:
+    """Places of the texts that name a state."""
+    watched = tqdm(texts, desc="states", unit="text", disable=None, leave=False)
+    return [place for place, text in enumerate(watched) if actors.find(text)]
+
+
+def _replaced(rows: Tokens, texts: Mapping[int, str], tokenizer: Any, max_length: int) -> Tokens:
+    """The rows, those of `texts` (place -> text) tokenised anew, all others as they are."""
+    result = list(rows)
+    for place, ids in zip(texts, _tokenised(tokenizer, list(texts.values()), max_length), strict=True):
+        result[place] = ids
+    return result
 
 
 def _pad_id(tokenizer: Any) -> int:

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
-from sklearn.metrics import average_precision_score, f1_score, precision_recall_fscore_support
+from sklearn.metrics import average_precision_score, f1_score
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int8]
@@ -57,11 +57,12 @@ def figures(
         macro_f1, exact_match and each f1_X. A label with no positive text has no ap.
     """
     decided = decide(probabilities, thresholds, task)
-    precision, recall, f1, support = precision_recall_fscore_support(
-        truth, decided, average=None, zero_division=0.0, labels=range(len(labels))
-    )
+    # counted by hand: scikit-learn takes a corpus of one label for a binary task and scores both its classes
+    hits, chosen, support = (truth & decided).sum(axis=0), decided.sum(axis=0), truth.sum(axis=0)
+    precision, recall = hits / np.maximum(chosen, 1), hits / np.maximum(support, 1)
+    f1 = 2 * hits / np.maximum(chosen + support, 1)
     result = {"macro_f1": float(f1.mean())}
-    result["micro_f1"] = float(f1_score(truth, decided, average="micro", zero_division=0.0))
+    result["micro_f1"] = float(2 * hits.sum() / max(chosen.sum() + support.sum(), 1))
     result["exact_match"] = float((truth == decided).all(axis=1).mean())
     if task == "multi_label":
         none_true, none_decided = ~truth.any(axis=1), ~decided.any(axis=1)

@@ -17,6 +17,7 @@ from sklearn.metrics import f1_score
 from communique import bundle, golden
 from communique.bundle import Manifest
 from communique.classifier import Classifier
+from communique.errors import BundleError
 from training import corpus as corpora
 from training import run
 from training.card import model_card
@@ -37,10 +38,15 @@ _INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 def export(folder: Path, output: Path) -> Path:
     """Writes the bundle of the finished run in `folder` to `output`, and re-reads it to prove it.
 
+    A whole bundle of the same run that is there already is reused.
+
     Raises:
         RunError: the run is not finished, or its family cannot be exported.
         BundleError: what was written does not answer as the trained model does.
     """
+    if _is_current(output, (run.finished(folder) or {}).get("key")):
+        say(f"{output}: exported already from this run; reused.")
+        return output
     fitted, calibration, settings = restore(folder)
     if not isinstance(fitted, Encoder) or not isinstance(settings, EncoderConfig):
         raise RunError(f"{folder}: family {settings.family} has no ONNX form; export a run of family encoder.")
@@ -81,6 +87,13 @@ def export(folder: Path, output: Path) -> Path:
         bundle.write(output, manifest, files)
     say(f"{output}: {golden.check(output)}")
     return output
+
+
+def _is_current(output: Path, key: str | None) -> bool:
+    try:
+        return bundle.verify(output).version == key
+    except BundleError:
+        return False
 
 
 def _with(manifest: Manifest, **changes: Any) -> Manifest:

@@ -1,9 +1,9 @@
-"""Every figure, drawn from what lies in a run's folder."""
+"""Every figure: of a run, drawn from what lies in its folder, and of a corpus."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,8 @@ from sklearn.metrics import average_precision_score, precision_recall_curve
 matplotlib.use("Agg")
 
 from matplotlib import pyplot as plt
+
+from training.corpus import Corpus
 
 COLOURS = (
     "#0072b2",
@@ -36,6 +38,64 @@ def draw_run(folder: Path, labels: Sequence[str], task: str) -> None:
     truth, probabilities = _predictions(folder / "predictions" / "test.jsonl", labels)
     _precision_recall(truth, probabilities, labels[:MAX_LABELS], target / "precision_recall.png")
     _reliability(truth, probabilities, labels[:MAX_LABELS], target / "reliability.png")
+
+
+def draw_corpus(target: Path, data: Corpus, realism: Mapping[str, Any] | None = None) -> None:
+    """Writes lengths.png, labels.png and, where there is a comparison, betraying_words.png into the folder `target`.
+
+    Args:
+        target: a folder that is there.
+        data: the corpus.
+        realism: `training.probe.Realism` as a dict; None removes an older figure of it.
+    """
+    _lengths(data, target / "lengths.png")
+    _labels(data, target / "labels.png")
+    if realism:
+        _betraying_words(realism, target / "betraying_words.png")
+    else:
+        (target / "betraying_words.png").unlink(missing_ok=True)
+
+
+def _lengths(data: Corpus, path: Path) -> None:
+    figure, axis = plt.subplots(figsize=(6, 3.4))
+    lengths = {split.name: [len(text.split()) for text in split.texts] for split in data.splits}
+    longest = int(np.percentile(np.concatenate(list(lengths.values())), 99.5)) + 1  # one endless text hides the rest
+    width = longest // 30 + 1  # whole words, or bars of two lengths stand beside bars of one
+    edges = [edge * width for edge in range(longest // width + 2)]
+    for (name, values), colour in zip(lengths.items(), COLOURS, strict=False):
+        shares = np.full(len(values), 1 / len(values))
+        axis.hist(np.minimum(values, longest), edges, weights=shares, histtype="step", color=colour, label=name)
+    axis.set(xlabel="words a text", ylabel="share of the split")
+    axis.legend(frameon=False)
+    _save(figure, path)
+
+
+def _labels(data: Corpus, path: Path) -> None:
+    names = [*data.labels, *(["none"] if data.task == "multi_label" else [])]
+    figure, axis = plt.subplots(figsize=(7, 1.2 + 0.55 * len(names)))
+    places = np.arange(len(names))
+    for i, split in enumerate(data.splits):
+        counts = [*split.truth.sum(axis=0).tolist(), int((~split.truth.any(axis=1)).sum())][: len(names)]
+        bars = axis.barh(places + (i - 1) * 0.27, counts, 0.25, color=COLOURS[i], label=split.name)
+        axis.bar_label(bars, [f"{count} ({count / len(split):.0%})" for count in counts], padding=2, fontsize=7)
+    axis.set_yticks(places, names)
+    axis.invert_yaxis()
+    axis.margins(x=0.15)
+    axis.set_xlabel("texts (share of the split)")
+    axis.legend(frameon=False)
+    _save(figure, path)
+
+
+def _betraying_words(realism: Mapping[str, Any], path: Path) -> None:
+    figure, axes = plt.subplots(1, 2, figsize=(8, 6))
+    for axis, side, colour in zip(axes, ("corpus", "outside"), (COLOURS[0], COLOURS[2]), strict=True):
+        words = realism[side]
+        axis.barh(range(len(words)), [abs(one["weight"]) for one in words], color=colour)
+        axis.set_yticks(range(len(words)), [one["word"] for one in words], fontsize=8)
+        axis.invert_yaxis()
+        axis.set(xlabel="weight", title="words of the corpus" if side == "corpus" else "words of outside texts")
+    figure.suptitle(f"Told apart by words with AUC {realism['auc']:.3f}")
+    _save(figure, path)
 
 
 def _predictions(path: Path, labels: Sequence[str]) -> tuple[Any, Any]:

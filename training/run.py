@@ -5,6 +5,7 @@ history.jsonl          figures of each epoch
 model/                 weights
 calibration.json       temperature and thresholds
 predictions/*.jsonl    id, text, truth and probabilities of validation, test and other evaluations
+predictions/bias.json  the report of `python -m training bias`, where it was asked for
 figures/*.png
 environment.json       Python, packages, processor, commit
 metrics.json           every figure, under the names that MLflow has

@@ -37,7 +37,7 @@ COMPLETED = "completed"
 
 # What people compare by; MLflow's table is unreadable with more than fifteen.
 _PARAMETERS = (
-    "seed", "encoder", "epochs", "batch_size", "learning_rate", "head_factor", "layer_decay", "warmup", "schedule",
+    "seed", "encoder", "epochs", "batch_size", "learning_rate", "head_factor", "layer_decay", "warmup", "swap_actors",
     "weight_decay", "dropout", "label_smoothing", "ema", "max_length",
     "frozen_layers", "word_ngrams", "char_ngrams", "min_count", "inverse_regularisation",
 )  # fmt: skip

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from training import behaviour, calibrate, config, evaluate, run
+from training import actors, behaviour, calibrate, config, evaluate, run
 from training import corpus as corpora
 from training.calibrate import Calibration
 from training.console import say, warn
@@ -210,10 +210,13 @@ def _record(settings: AnyConfig, data: Corpus, key: str) -> dict[str, Any]:
 def _key(settings: AnyConfig, data: Corpus) -> str:
     """Eight hexadecimal digits over all that decides the weights."""
     here = Path(__file__).parent
+    files = [here / name for name in ("calibrate.py", *_MODULES[settings.family])]
+    if isinstance(settings, config.EncoderConfig) and settings.swap_actors:
+        files += [here / "actors.py", actors.GAZETTEER]
     parts = [
         json.dumps(settings.model_dump(), sort_keys=True),
         data.sha256,
-        *(sha256(here / name) for name in ("calibrate.py", *_MODULES[settings.family])),
+        *(sha256(file) for file in files),
         *(f"{name} {metadata.version(name)}" for name in _DECIDING[settings.family]),
     ]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:8]

@@ -38,7 +38,7 @@ def _edit(folder: Path, line: int, **changes: object) -> None:
         ({"id": "train-0-0"}, r"id 'train-0-0' stands already at .*train\.jsonl:1"),
         ({"id": 7}, "id must be a non-empty string"),
         ({"text": "  "}, "text must be a non-empty string"),
-        ({"scenario": "test-50"}, "scenario 'test-25' is in both train and test"),
+        ({"scenario": "test-50"}, "scenario 'test-50' is in both train and test"),
     ],
 )
 def test_a_wrong_line_is_named(folder: Path, changes: dict[str, object], message: str) -> None:
@@ -135,12 +135,13 @@ def test_agreement_is_the_libraries(folder: Path) -> None:
     assert 0 < found["kappa_reaction"] < 1 and found["alpha_rejection"] == 1
 
 
+@pytest.fixture(scope="module")
+def data() -> corpus.Corpus:
+    return corpus.load(SHIPPED)
+
+
 class TestShipped:
     """Rules that the project's own corpus must keep."""
-
-    @pytest.fixture(scope="class")
-    def data(self) -> corpus.Corpus:
-        return corpus.load(SHIPPED)
 
     def test_no_fault(self, data: corpus.Corpus) -> None:
         assert audit.faults(data) == []
