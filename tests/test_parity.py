@@ -47,9 +47,10 @@ def test_the_quantisation_report_is_true(exported: Path, tiny_corpus: Path) -> N
 def test_int8_that_changes_answers_is_not_the_default(
     tiny_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("training.export.MAX_FLIPS", -1.0)
+    monkeypatch.setattr("training.quantise.MAX_FLIPS", -1.0)
     manifest = communique.load(export(tiny_run, tmp_path / "bundle")).manifest
     assert manifest.precision == "fp32" and "flip" in manifest.quantisation["reason"]
+    assert manifest.quantisation["recipe"] == "all but the feed-forward layers", "every recipe was tried"
 
 
 def test_a_whole_bundle_of_the_same_run_is_reused(tiny_run: Path, tmp_path: Path) -> None:

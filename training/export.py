@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import json
-import logging
 import tempfile
 import warnings
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from sklearn.metrics import f1_score
 
 from communique import bundle, golden
 from communique.bundle import Manifest
@@ -20,16 +17,16 @@ from communique.classifier import Classifier
 from communique.errors import BundleError
 from training import corpus as corpora
 from training import run
+from training.calibrate import probabilities
 from training.card import model_card
 from training.config import EncoderConfig
 from training.console import say, warn
 from training.corpus import Split
 from training.encoder import Encoder, source_of
 from training.errors import RunError
+from training.quantise import quantise
 from training.train import restore
 
-MAX_FLIPS = 0.005  # share of decisions that eight bits may change on validation
-MAX_F1_DROP = 0.003
 PARITY = 1e-3  # of probabilities, torch against ONNX in float32
 GOLDEN = 12
 _INPUTS = ("input_ids", "attention_mask", "token_type_ids")
@@ -73,11 +70,15 @@ def export(folder: Path, output: Path) -> Path:
         files = _files(fitted, Path(scratch))
         trial = bundle.write(Path(scratch) / "trial", base, files)
         say("checking ONNX against the trained model on validation …")
-        report = _quantisation(fitted, trial, data.validation, data.labels)
-        precision = "int8" if report["accepted"] else "fp32"
+        full = bundle.read(trial, "fp32")
+        gap = _check_parity(fitted, Classifier(full), data.validation.texts)
+        shape = fitted.model.config
+        small, report = quantise(full, shape.num_attention_heads, shape.hidden_size, data.validation, Path(scratch))
+        files[bundle.MODELS["int8"]] = small
         if not report["accepted"]:
             warn(f"int8 is not the default of this bundle: {report['reason']}")
-        manifest = _with(base, precision=precision, quantisation=report)
+        precision = "int8" if report["accepted"] else "fp32"
+        manifest = _with(base, precision=precision, quantisation={**report, "fp32_gap": round(gap, 7)})
         answers = Classifier(bundle.read(bundle.write(trial, manifest, files)))
         texts = _golden_texts(data.validation)
         pairs = zip(texts, answers.predict_proba(texts), strict=True)
@@ -102,16 +103,10 @@ def _with(manifest: Manifest, **changes: Any) -> Manifest:
 
 def _files(fitted: Encoder, scratch: Path) -> dict[str, Path | bytes]:
     fitted.save(scratch / "model")
-    plain, small = scratch / "model.onnx", scratch / "model_quantized.onnx"
     say("writing ONNX …")
-    _to_onnx(fitted, plain)
-    _to_int8(fitted, plain, small)
+    _to_onnx(fitted, scratch / "model.onnx")
     names = ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json")
-    return {
-        **{name: scratch / "model" / name for name in names},
-        bundle.MODELS["fp32"]: plain,
-        bundle.MODELS["int8"]: small,
-    }
+    return {**{name: scratch / "model" / name for name in names}, bundle.MODELS["fp32"]: scratch / "model.onnx"}
 
 
 def _to_onnx(fitted: Encoder, path: Path) -> None:
@@ -129,69 +124,14 @@ def _to_onnx(fitted: Encoder, path: Path) -> None:
         )  # fmt: skip
 
 
-def _to_int8(fitted: Encoder, plain: Path, small: Path) -> None:
-    import onnx
-    from onnxruntime.quantization import QuantType, quantize_dynamic
-    from onnxruntime.transformers import optimizer
-
-    settings = fitted.model.config
-    fused = small.with_name("fused.onnx")
-    optimised = optimizer.optimize_model(
-        str(plain), model_type="bert", num_heads=settings.num_attention_heads, hidden_size=settings.hidden_size,
-        opt_level=0,
-    )  # fmt: skip
-    optimised.save_model_to_file(str(fused))
-    logging.disable(logging.WARNING)  # it advises shape inference, which fails on fused operators
-    try:
-        # Per channel halves the error of one scale a matrix; signed weights are twice as fast with VNNI.
-        quantize_dynamic(
-            fused, small, per_channel=True, weight_type=QuantType.QInt8,
-            extra_options={"DefaultTensorType": onnx.TensorProto.FLOAT},
-        )  # fmt: skip
-    finally:
-        logging.disable(logging.NOTSET)
-
-
-def _quantisation(fitted: Encoder, trial: Path, validation: Split, labels: Sequence[str]) -> dict[str, Any]:
-    """What fp32 ONNX and int8 change on validation against torch, and whether int8 may be the default."""
-    full, small = (Classifier(bundle.read(trial, precision)) for precision in ("fp32", "int8"))
-    texts = validation.texts
-    logits = fitted.logits(texts)
-    reference = full.predict_proba(texts)
-    trained = _as_probabilities(logits, full)
-    gap = float(np.abs(reference - trained).max())
+def _check_parity(fitted: Encoder, exported: Classifier, texts: list[str]) -> float:
+    """Largest difference of a probability between ONNX and torch; an error where it is more than rounding."""
+    manifest = exported.manifest
+    trained = probabilities(fitted.logits(texts), manifest.temperature, manifest.task)
+    gap = float(np.abs(exported.predict_proba(texts) - trained).max())
     if not gap <= PARITY:
         raise RunError(f"the ONNX model differs from the trained one by {gap:.4f} on validation; not exported.")
-    quantised = small.predict_proba(texts)
-    before, after = full.predict(texts), small.predict(texts)
-    flips = float((np.asarray(before) != np.asarray(after)).mean())
-    truth = validation.truth if full.manifest.task == "multi_label" else validation.truth.argmax(axis=1)
-    names = before if full.manifest.task == "multi_label" else [labels.index(label) for label in before]
-    others = after if full.manifest.task == "multi_label" else [labels.index(label) for label in after]
-    drop = float(
-        f1_score(truth, names, average="macro", zero_division=0.0)
-        - f1_score(truth, others, average="macro", zero_division=0.0)
-    )
-    reason = None
-    if flips > MAX_FLIPS:
-        reason = f"{flips:.2%} of the decisions on validation flip, more than {MAX_FLIPS:.1%}"
-    elif drop > MAX_F1_DROP:
-        reason = f"macro-F1 on validation falls by {drop:.4f}, more than {MAX_F1_DROP}"
-    return {
-        "accepted": reason is None,
-        "reason": reason,
-        "flips": round(flips, 5),
-        "macro_f1_drop": round(drop, 5),
-        "largest_change": round(float(np.abs(quantised - reference).max()), 5),
-        "fp32_gap": round(gap, 7),
-        "texts": len(texts),
-    }
-
-
-def _as_probabilities(logits: Any, classifier: Classifier) -> Any:
-    from training.calibrate import probabilities
-
-    return probabilities(logits, classifier.manifest.temperature, classifier.manifest.task)
+    return gap
 
 
 def _golden_texts(validation: Split) -> list[str]:
