@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import tempfile
 import warnings
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -78,12 +78,12 @@ def export(folder: Path, output: Path) -> Path:
         if not report["accepted"]:
             warn(f"int8 is not the default of this bundle: {report['reason']}")
         precision = "int8" if report["accepted"] else "fp32"
-        manifest = _with(base, precision=precision, quantisation={**report, "fp32_gap": round(gap, 7)})
+        manifest = replace(base, precision=precision, quantisation={**report, "fp32_gap": round(gap, 7)})
         answers = Classifier(bundle.read(bundle.write(trial, manifest, files)))
         texts = _golden_texts(data.validation)
         pairs = zip(texts, answers.predict_proba(texts), strict=True)
         proofs = tuple({"text": text, "probabilities": [round(float(p), 6) for p in row]} for text, row in pairs)
-        manifest = _with(manifest, golden=proofs)
+        manifest = replace(manifest, golden=proofs)
         files["README.md"] = model_card(manifest).encode()
         bundle.write(output, manifest, files)
     say(f"{output}: {golden.check(output)}")
@@ -95,10 +95,6 @@ def _is_current(output: Path, key: str | None) -> bool:
         return bundle.verify(output).version == key
     except BundleError:
         return False
-
-
-def _with(manifest: Manifest, **changes: Any) -> Manifest:
-    return Manifest(**{**{name: getattr(manifest, name) for name in Manifest.__dataclass_fields__}, **changes})
 
 
 def _files(fitted: Encoder, scratch: Path) -> dict[str, Path | bytes]:
