@@ -30,6 +30,8 @@ $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo 'communique needs Python 3.11 or newer; name one with make PYTHON=…'; exit 2; }
 	@echo 'making $(VENV) …'
 	@$(PYTHON) -m venv $(VENV)
+	@# dependency groups need a pip of 2025 or later
+	@$(PY) -m pip --disable-pip-version-check install --quiet 'pip>=25.1'
 
 $(STAMP)/training: pyproject.toml constraints.txt | $(VENV)/bin/python
 	@echo 'installing the pipeline (once; a few minutes) …'
