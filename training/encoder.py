@@ -54,6 +54,7 @@ class Encoder:
 
     def save(self, folder: Path) -> None:
         """Writes config.json, model.safetensors and the tokenizer's files."""
+        _quiet()
         self.model.save_pretrained(folder)
         self.tokenizer.save_pretrained(folder)
 
@@ -162,15 +163,21 @@ def fit(config: EncoderConfig, corpus: Corpus, on_epoch: OnEpoch) -> Encoder:
 
 def load(folder: Path) -> Encoder:
     """Reads what `save` wrote."""
+    _quiet()
     model = AutoModelForSequenceClassification.from_pretrained(folder, local_files_only=True)
     tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
     return Encoder(model.eval(), tokenizer, int(tokenizer.model_max_length))
 
 
-def _pretrained(config: EncoderConfig, corpus: Corpus) -> tuple[Any, Any]:
-    source, _ = source_of(config.encoder)
+def _quiet() -> None:
+    """No bars and notes of transformers among ours."""
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
+
+
+def _pretrained(config: EncoderConfig, corpus: Corpus) -> tuple[Any, Any]:
+    source, _ = source_of(config.encoder)
+    _quiet()
     problem = "multi_label_classification" if corpus.task == "multi_label" else "single_label_classification"
     try:
         settings = AutoConfig.from_pretrained(
