@@ -20,10 +20,11 @@ import numpy as np
 import numpy.typing as npt
 from tqdm import tqdm
 
-from training import actors, calibrate, evaluate, run, tracking
+from training import actors, calibrate, evaluate, run
 from training import corpus as corpora
 from training.console import say
 from training.errors import CorpusError
+from training.evaluation import keep
 from training.files import write_json
 from training.train import restore
 
@@ -171,9 +172,7 @@ def run_on(target: str, sample: int) -> tuple[Report, dict[str, Any]]:
     report = measure(named, predict, calibration.thresholds, labels=labels, task=task, sample=sample)
     found, written = figures(report), _plain(report)
     write_json(folder / "predictions" / "bias.json", written)
-    stored = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
-    write_json(folder / "metrics.json", {**stored, **found})
-    tracking.log_figures(folder, found)
+    keep(folder, found)
     return report, written
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
 from training import corpus as corpora
@@ -29,10 +30,15 @@ def run_on(target: str, on: Path | None, prefix: str | None) -> tuple[dict[str, 
     name = prefix or split.name
     found = evaluated(fitted, calibration, split, labels, task, folder)
     figures = {f"{name}/{key}": value for key, value in found.items()}
+    keep(folder, figures)
+    return figures, name, labels
+
+
+def keep(folder: Path, figures: Mapping[str, float]) -> None:
+    """Adds figures of a later measurement to the run's metrics.json, and to MLflow where the run is there."""
     stored = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
     write_json(folder / "metrics.json", {**stored, **figures})
     tracking.log_figures(folder, figures)
-    return figures, name, labels
 
 
 def command(target: str, on: Path | None, prefix: str | None, *, as_json: bool) -> int:

@@ -6,7 +6,6 @@ kept, missing ones are cut from train by group and stratified by label set.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shutil
@@ -21,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 from sklearn.model_selection import StratifiedGroupKFold, StratifiedShuffleSplit
 
+from communique.bundle import write_sums
 from training.console import say
 from training.corpus import SPLITS, load
 from training.errors import CorpusError
@@ -196,13 +196,10 @@ def _write(output: Path, head: Mapping[str, Any], rows: Mapping[str, Sequence[Ma
     partial.mkdir(parents=True)
     try:
         (partial / "corpus.json").write_text(json.dumps(head, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-        sums = []
         for split in SPLITS:
             with (partial / f"{split}.jsonl").open("w", encoding="utf-8") as stream:
                 stream.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows[split])
-        for name in ("corpus.json", *(f"{split}.jsonl" for split in SPLITS)):
-            sums.append(f"{hashlib.sha256((partial / name).read_bytes()).hexdigest()}  {name}\n")
-        (partial / "SHA256SUMS").write_text("".join(sums), encoding="utf-8")
+        write_sums(partial)
         partial.rename(output)
     finally:
         shutil.rmtree(partial, ignore_errors=True)

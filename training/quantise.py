@@ -21,7 +21,7 @@ from onnxruntime.transformers import optimizer
 from sklearn.metrics import f1_score
 
 from communique.bundle import Bundle
-from communique.classifier import Classifier
+from communique.classifier import Classifier, Floats
 from training.console import say
 from training.corpus import Split
 
@@ -56,7 +56,7 @@ def quantise(full: Bundle, heads: int, hidden: int, validation: Split, scratch: 
     )
     optimised.save_model_to_file(str(fused))
     names = [node.name for node in onnx.load(fused, load_external_data=False).graph.node]
-    reference = Classifier(full)
+    expected = Classifier(full).predict_proba(validation.texts)
     model, report = b"", dict[str, Any]()
     for recipe, pattern in RECIPES:
         kept = [name for name in names if pattern and re.search(pattern, name)]
@@ -64,7 +64,7 @@ def quantise(full: Bundle, heads: int, hidden: int, validation: Split, scratch: 
             continue  # an architecture with other names: this recipe is the one before
         _dynamic(fused, small, kept)
         model = small.read_bytes()
-        report = {"recipe": recipe, **_judged(reference, Classifier(replace(full, model=model)), validation)}
+        report = {"recipe": recipe, **_judged(expected, Classifier(replace(full, model=model)), validation)}
         say(f"  int8, {recipe}: {len(model) / 2**20:.1f} MiB, {report['flips']:.2%} of the decisions flip")
         if report["accepted"]:
             break
@@ -83,9 +83,10 @@ def _dynamic(source: Path, target: Path, kept: list[str]) -> None:
         logging.disable(logging.NOTSET)
 
 
-def _judged(full: Classifier, small: Classifier, validation: Split) -> dict[str, Any]:
-    before, after = (one.predict_proba(validation.texts) for one in (full, small))
-    decided = [np.asarray(one._decide(values)) for one, values in ((full, before), (small, after))]
+def _judged(expected: Floats, small: Classifier, validation: Split) -> dict[str, Any]:
+    """The report on one recipe, against the full model's probabilities (texts, labels)."""
+    found = small.predict_proba(validation.texts)
+    decided = [small._decide(values) for values in (expected, found)]
     flips = float((decided[0] != decided[1]).mean())
     scores = [f1_score(validation.truth, one, average="macro", zero_division=0.0) for one in decided]
     drop = float(scores[0] - scores[1])
@@ -99,6 +100,6 @@ def _judged(full: Classifier, small: Classifier, validation: Split) -> dict[str,
         "reason": reason,
         "flips": round(flips, 5),
         "macro_f1_drop": round(drop, 5),
-        "largest_change": round(float(np.abs(after - before).max()), 5),
+        "largest_change": round(float(np.abs(found - expected).max()), 5),
         "texts": len(validation),
     }
