@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import communique
-from training import calibrate, corpus
+from training import calibrate, config, corpus
 from training.errors import RunError
 from training.export import export
 from training.train import restore, train
@@ -53,6 +53,16 @@ def test_int8_that_changes_answers_is_not_the_default(
     assert manifest.quantisation["recipe"] == "all but the feed-forward layers", "every recipe was tried"
 
 
+def test_only_texts_that_fit_the_window_prove_an_export(tiny_config: Path, tmp_path: Path) -> None:
+    def exported_with(max_length: int) -> Path:
+        run = train(config.load(tiny_config, [f"max_length={max_length}", "epochs=6"]), tmp_path / "run", track=False)
+        return export(run, tmp_path / "bundle")
+
+    assert communique.load(exported_with(16)).manifest.max_length == 16
+    with pytest.raises(RunError, match="no validation text fits into max_length 8"):
+        exported_with(8)
+
+
 def test_a_whole_bundle_of_the_same_run_is_reused(tiny_run: Path, tmp_path: Path) -> None:
     file = export(tiny_run, tmp_path / "bundle") / "communique.json"
     first = file.stat().st_mtime_ns
@@ -64,8 +74,6 @@ def test_a_whole_bundle_of_the_same_run_is_reused(tiny_run: Path, tmp_path: Path
 
 
 def test_a_baseline_says_that_it_cannot_be_exported(tiny_corpus: Path, tmp_path: Path) -> None:
-    from training import config
-
     settings = config.load("configs/tfidf.yaml", [f"corpus={tiny_corpus}", "min_count=1"])
     folder = train(settings, tmp_path / "run", track=False)
     with pytest.raises(RunError, match="family baseline has no ONNX form"):
