@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -92,6 +93,27 @@ def tiny_encoder(tmp_path_factory: pytest.TempPathFactory, tiny_corpus: Path) ->
             max_position_embeddings=64, initializer_range=0.1,
         )
     ).save_pretrained(folder)  # fmt: skip
+    return folder
+
+
+@pytest.fixture(scope="session")
+def folder_of(tmp_path_factory: pytest.TempPathFactory, tiny_corpus: Path, tiny_encoder: Path) -> Callable[[str], Path]:
+    """Where the small model of an `encoder:` lies."""
+    import torch
+
+    from tests.architectures import HUB
+    from training import corpus, encoder
+
+    folders = {encoder.EMBEDDED: tiny_encoder}
+
+    def folder(name: str) -> Path:
+        if name not in folders:
+            folders[name] = tmp_path_factory.mktemp("hub") / name.partition("/")[2]
+            folders[name].mkdir()
+            torch.manual_seed(0)
+            HUB[name](folders[name], corpus.load(tiny_corpus).train.texts)
+        return folders[name]
+
     return folder
 
 

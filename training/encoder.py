@@ -104,9 +104,9 @@ def fit(config: EncoderConfig, corpus: Corpus, on_epoch: OnEpoch) -> Encoder:
     Raises:
         EncoderError: the encoder cannot be found or loaded.
     """
-    _determinism(config.seed)
+    determinism(config.seed)
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    model, tokenizer = _pretrained(config, corpus)
+    model, tokenizer = pretrained(config.encoder, config.max_length, config.dropout, corpus)
     model.to(device)
     _freeze(model, config)
     train = _tokenised(tokenizer, corpus.train.texts, config.max_length)
@@ -175,8 +175,13 @@ def _quiet() -> None:
     transformers_logging.disable_progress_bar()
 
 
-def _pretrained(config: EncoderConfig, corpus: Corpus) -> tuple[Any, Any]:
-    source, _ = source_of(config.encoder)
+def pretrained(name: str, max_length: int, dropout: float, corpus: Corpus) -> tuple[Any, Any]:
+    """The model, float32 and with a new last layer for the corpus' labels, and the tokenizer of `encoder: name`.
+
+    Raises:
+        EncoderError: it cannot be found or loaded, or reads fewer than `max_length` tokens.
+    """
+    source, _ = source_of(name)
     _quiet()
     problem = "multi_label_classification" if corpus.task == "multi_label" else "single_label_classification"
     try:
@@ -187,21 +192,28 @@ def _pretrained(config: EncoderConfig, corpus: Corpus) -> tuple[Any, Any]:
             label2id={label: i for i, label in enumerate(corpus.labels)},
             problem_type=problem,
         )
-        for key in ("hidden_dropout_prob", "attention_probs_dropout_prob", "classifier_dropout"):
-            if hasattr(settings, key):
-                setattr(settings, key, config.dropout)
+        for key, value in settings.to_dict().items():  # architectures name them differently; None follows another
+            if "dropout" in key and isinstance(value, int | float):
+                setattr(settings, key, dropout)
         # Short texts on a CPU: plain attention trained 12% faster than the fused kernels (no GPU to fuse for).
-        attention = "sdpa" if torch.cuda.is_available() else "eager"
+        attention = None if torch.cuda.is_available() else "eager"
         model = AutoModelForSequenceClassification.from_pretrained(
             source, config=settings, dtype=torch.float32, attn_implementation=attention
         )
         tokenizer = AutoTokenizer.from_pretrained(source)
     except (OSError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        if Path(name).is_dir():
+            raise EncoderError(f"encoder {name}: the folder holds no model that could be loaded ({reason}).") from None
         raise EncoderError(
-            f"encoder {config.encoder}: neither the embedded one ({EMBEDDED}), nor a folder with a model in it, "
-            f"nor a hub model that could be loaded ({str(error).splitlines()[0]}). Offline, name a local folder."
+            f"encoder {name}: neither the embedded one ({EMBEDDED}), nor a folder with a model in it, nor a hub model "
+            f"that could be loaded ({reason}). Without network: `hf download {name} --local-dir FOLDER` where there "
+            "is one, bring the folder here, and train with --set encoder=FOLDER."
         ) from None
-    tokenizer.model_max_length = config.max_length
+    window = min(tokenizer.model_max_length, getattr(settings, "max_position_embeddings", max_length))
+    if max_length > window:
+        raise EncoderError(f"encoder {name}: reads {window} tokens, max_length is {max_length}; lower it.")
+    tokenizer.model_max_length = max_length
     return model, tokenizer
 
 
@@ -209,13 +221,21 @@ def _freeze(model: Any, config: EncoderConfig) -> None:
     """Word embeddings and bottom layers that stay as pretrained: faster, and unseen words keep their company."""
     if config.freeze_embeddings:
         model.get_input_embeddings().weight.requires_grad_(False)
+    layers = model.config.num_hidden_layers
     for name, parameter in model.named_parameters():
-        numbers = [int(part) for part in name.split(".") if part.isdigit()]
-        if config.frozen_layers and (numbers[0] < config.frozen_layers if numbers else ".embeddings." in name):
+        if config.frozen_layers and _height(name, model) < min(config.frozen_layers, layers):
             parameter.requires_grad_(False)
 
 
-def _determinism(seed: int) -> None:
+def _height(name: str, model: Any) -> int:
+    """Number of a parameter's layer, 0 the lowest; -1 below the layers or shared by them, their count above them."""
+    numbers = [int(part) for part in name.split(".") if part.isdigit()]
+    inside = name.startswith(f"{model.base_model_prefix}.") and ".pooler." not in name and ".final_norm." not in name
+    return (numbers[0] if numbers else -1) if inside else int(model.config.num_hidden_layers)
+
+
+def determinism(seed: int) -> None:
+    """Seeds new weights and dropout; from here on the same inputs give the same bytes."""
     # cuBLAS is deterministic only with a fixed workspace, read when CUDA starts.
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.manual_seed(seed)
@@ -225,17 +245,14 @@ def _determinism(seed: int) -> None:
 def _groups(model: Any, config: EncoderConfig) -> list[dict[str, Any]]:
     """Parameters by learning rate and decay: layer-wise decayed (Howard and Ruder 2018), a faster head."""
     layers = model.config.num_hidden_layers
-    encoder = model.base_model_prefix
     groups: dict[tuple[float, float], list[torch.nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
             continue
-        if not name.startswith(f"{encoder}.") or ".pooler." in name:
+        if not name.startswith(f"{model.base_model_prefix}.") or ".pooler." in name:
             rate = config.learning_rate * config.head_factor
         else:
-            numbers = [int(part) for part in name.split(".") if part.isdigit()]
-            depth = layers - 1 - numbers[0] if numbers else layers
-            rate = config.learning_rate * config.layer_decay**depth
+            rate = config.learning_rate * config.layer_decay ** max(0, layers - 1 - _height(name, model))
         decay = 0.0 if parameter.ndim < 2 else config.weight_decay
         groups.setdefault((rate, decay), []).append(parameter)
     return [{"params": params, "lr": rate, "weight_decay": decay} for (rate, decay), params in groups.items()]
@@ -320,13 +337,14 @@ def _average(average: Any, model: Any, decay: float, step: int) -> None:
 @torch.inference_mode()
 def _predict(model: Any, rows: Tokens, pad: int) -> Floats:
     model.eval()
+    if not rows:
+        return np.empty((0, model.config.num_labels))
     order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
-    result = np.empty((len(rows), model.config.num_labels), dtype=np.float64)
-    for start in range(0, len(order), PREDICT_BATCH):
-        places = order[start : start + PREDICT_BATCH]
-        ids, mask = _padded([rows[i] for i in places], pad, model.device)
-        result[places] = model(input_ids=ids, attention_mask=mask).logits.float().cpu().numpy()
-    return result
+    outputs = []
+    for start in tqdm(range(0, len(order), PREDICT_BATCH), unit="batch", delay=2, disable=None, leave=False):
+        ids, mask = _padded([rows[i] for i in order[start : start + PREDICT_BATCH]], pad, model.device)
+        outputs.append(model(input_ids=ids, attention_mask=mask).logits.float().cpu().numpy())
+    return np.concatenate(outputs).astype(np.float64)[np.argsort(order)]
 
 
 def _validated(model: Any, rows: Tokens, split: Split, pad: int, task: Task) -> dict[str, float]:

@@ -28,11 +28,11 @@ from training.corpus import Split
 MAX_FLIPS = 0.005  # share of decisions that eight bits may change on validation
 MAX_F1_DROP = 0.003
 
-# Smallest first; a pattern names the nodes that stay in full precision.
+# Smallest first; a pattern names the nodes that stay in full precision, in BERT's and in ModernBERT's words.
 RECIPES = (
     ("all matrices", None),
-    ("all but the feed-forward outputs", r"layer\.\d+/output/dense"),
-    ("all but the feed-forward layers", r"layer\.\d+/(?:intermediate|output)/dense"),
+    ("all but the feed-forward outputs", r"layer\.\d+/output/dense|layers\.\d+/mlp/Wo"),
+    ("all but the feed-forward layers", r"layer\.\d+/(?:intermediate|output)/dense|layers\.\d+/mlp/W[io]"),
 )
 
 
