@@ -30,7 +30,7 @@ def test_a_dumped_config_reads_back_equal(path: Path, tmp_path: Path) -> None:
 
 
 def test_every_field_is_documented() -> None:
-    for kind in (config.BaselineConfig, config.EncoderConfig):
+    for kind in (config.BaselineConfig, config.FrozenConfig, config.EncoderConfig):
         silent = {name for name, field in kind.model_fields.items() if not field.description} - {"family"}
         assert not silent
 
@@ -50,7 +50,7 @@ def test_overrides_are_yaml_1_2() -> None:
         ("epochs=0", "epochs: .*greater than or equal to 1"),
         ("swap_actors=1.5", "swap_actors: .*less than or equal to 1"),
         ("seed=true", "seed: .*integer"),
-        ("family=frosted", "family must be one of baseline, encoder, found 'frosted'"),
+        ("family=frosted", "family must be one of baseline, frozen, encoder, found 'frosted'"),
         ("schedule=square", "schedule: .*'linear' or 'cosine'"),
         ("learning_rate", "expected key=value"),
         ("name=../x", "name"),

