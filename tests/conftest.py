@@ -140,6 +140,7 @@ warmup: 0.1
 schedule: linear
 weight_decay: 0.01
 dropout: 0.0
+loss: cross_entropy
 label_smoothing: 0.0
 swap_actors: 0.0
 clip: 1.0

@@ -89,3 +89,27 @@ def test_thresholds_find_the_best_f1_of_a_rare_label() -> None:
     values = calibrate.probabilities(logits, found.temperature, "multi_label")
     best = max(f1_score(truth, values >= t) for t in calibrate.GRID)
     assert f1_score(truth, values >= found.thresholds[0]) > best - 0.02
+
+
+def test_shifts_bring_probabilities_to_the_frequencies_of_validation() -> None:
+    random = np.random.default_rng(5)
+    logits = random.normal(0, 2, (4000, 2))
+    truth = (random.random((4000, 2)) < 1 / (1 + np.exp(-(logits - [1.5, 0.0])))).astype(np.int8)
+    shifts = calibrate.shifts(logits, truth, "multi_label")
+    assert shifts == pytest.approx([-1.5, 0.0], abs=0.2)
+    before = calibrate.probabilities(logits, 1.0, "multi_label").mean(axis=0)
+    after = calibrate.probabilities(logits + shifts, 1.0, "multi_label").mean(axis=0)
+    assert abs(before - truth.mean(axis=0))[0] > 0.1
+    assert abs(after - truth.mean(axis=0)).max() < 0.01
+
+
+def test_few_texts_shift_little() -> None:
+    never = np.zeros((3, 1), dtype=np.int8)
+    assert -3 < calibrate.shifts(np.zeros((3, 1)), never, "multi_label")[0] < 0, "by frequency alone it is endless"
+
+
+def test_shifts_of_a_single_label_task() -> None:
+    random = np.random.default_rng(6)
+    truth = np.eye(3, dtype=np.int8)[random.choice(3, 900, p=[0.8, 0.1, 0.1])]
+    shifts = calibrate.shifts(np.zeros((900, 3)), truth, "single_label")
+    assert calibrate.probabilities(shifts[None], 1.0, "single_label")[0] == pytest.approx([0.8, 0.1, 0.1], abs=0.06)

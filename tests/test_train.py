@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 
-from training import config, corpus, evaluation, run
+from training import baseline, config, corpus, encoder, evaluation, run
 from training.__main__ import main
 from training.errors import EncoderError, RunError
 from training.files import sha256
@@ -173,3 +175,37 @@ def test_batches_hold_every_text_once_and_pad_little() -> None:
     assert sorted(place for batch in batches for place in batch) == list(range(1000))
     padded = sum(max(lengths[i] for i in batch) * len(batch) for batch in batches)
     assert padded < 1.1 * sum(lengths)
+
+
+@pytest.mark.parametrize("family", ["encoder", "baseline"])
+def test_a_shift_reaches_the_weights(family: str, tiny_run: Path, tiny_corpus: Path, tmp_path: Path) -> None:
+    run = tiny_run
+    if family == "baseline":
+        overrides = [f"corpus={tiny_corpus}", "min_count=1"]
+        run = train(config.load("configs/tfidf.yaml", overrides), tmp_path / "run", track=False)
+    fitted, _, _ = restore(run)
+    texts, amounts = ["We offer talks.", "He left."], [0.5, -1.0]
+    labels = fitted.logits(texts).shape[1]
+    before = fitted.logits(texts)
+    fitted.shift((amounts * labels)[:labels])
+    fitted.save(tmp_path / "shifted")
+    load = encoder.load if family == "encoder" else baseline.load
+    after = load(tmp_path / "shifted").logits(texts)
+    assert after - before == pytest.approx(np.tile((amounts * labels)[:labels], (2, 1)), abs=1e-5)
+
+
+def test_the_asymmetric_loss_is_twice_cross_entropy_without_its_asymmetry(monkeypatch: pytest.MonkeyPatch) -> None:
+    logits, targets = torch.randn(8, 3, generator=torch.manual_seed(1)) * 3, torch.zeros(8, 3)
+    targets[::2, 1] = 1
+    plain = encoder._loss(logits, targets, "multi_label")
+    assert encoder._asymmetric_loss(logits, targets, "multi_label") < 2 * plain
+    monkeypatch.setattr(encoder, "ASYMMETRIC_FOCUS", (0.0, 0.0))
+    monkeypatch.setattr(encoder, "ASYMMETRIC_MARGIN", 0.0)
+    assert encoder._asymmetric_loss(logits, targets, "multi_label").item() == pytest.approx(2 * plain.item(), rel=1e-5)
+
+
+def test_the_asymmetric_loss_stays_finite() -> None:
+    logits = torch.tensor([[200.0, -200.0]], requires_grad=True)
+    loss = encoder._asymmetric_loss(logits, torch.tensor([[0.0, 1.0]]), "multi_label")
+    loss.backward()
+    assert torch.isfinite(loss) and torch.isfinite(logits.grad).all()

@@ -32,6 +32,11 @@ class Baseline:
         scores = np.asarray(self.pipeline.decision_function(list(texts)), dtype=np.float64)
         return scores.reshape(len(texts), -1)
 
+    def shift(self, amounts: Sequence[float]) -> None:
+        """Adds to each label's log odds, in its intercept."""
+        for one, amount in zip(self.pipeline[-1].estimators_, amounts, strict=True):
+            one.intercept_ = one.intercept_ + amount
+
     def save(self, folder: Path) -> None:
         """Writes `model.skops`, which holds no pickle."""
         folder.mkdir(parents=True, exist_ok=True)

@@ -67,6 +67,9 @@ class EncoderConfig(Common):
     schedule: Literal["linear", "cosine"] = Field(description="how the rate falls after its peak")
     weight_decay: float = Field(ge=0, description="AdamW's, not applied to biases and norms")
     dropout: float = Field(ge=0, lt=1, description="in the encoder and before the head")
+    loss: Literal["cross_entropy", "asymmetric"] = Field(
+        description="asymmetric (Ridnik et al. 2021) dwells on the hard texts; single-label corpora have cross-entropy"
+    )
     label_smoothing: float = Field(ge=0, lt=0.5, description="targets move this far towards one half")
     swap_actors: float = Field(
         ge=0,

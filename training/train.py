@@ -70,6 +70,8 @@ def train(settings: AnyConfig, output: Path | None = None, *, track: bool = True
     start = time.perf_counter()
     fitted = fit(settings, data, on_epoch)
     seconds = time.perf_counter() - start
+    shifts = calibrate.shifts(fitted.logits(data.validation.texts), data.validation.truth, data.task)
+    fitted.shift(shifts.tolist())
     fitted.save(folder / "model")
     calibration = _calibrated(fitted, data, folder)
     figures = {"time/fit_seconds": seconds, "size/parameters": float(fitted.parameters)}
