@@ -67,6 +67,15 @@ def test_intervals_hold_the_figure_and_widen_with_fewer_groups(sample: tuple[np.
     assert alike["macro_f1_low"] == pytest.approx(alike["macro_f1_high"])
 
 
+def test_confidence_by_hand() -> None:
+    probabilities = np.array([[0.9, 0.1], [0.5, 0.2], [0.75, 0.4], [1.0, 0.0]])
+    # 0.9 is 4/5 of the way from 0.5 to 1, 0.1 is 3/4 of the way from 0.4 to 0; a probability on its threshold is unsure
+    found = evaluate.confidence(probabilities, (0.5, 0.4), "multi_label")
+    assert found == pytest.approx([0.75, 0.0, 0.0, 1.0])
+    assert evaluate.confidence(probabilities, (), "single_label") == pytest.approx([0.8, 0.3, 0.35, 1.0])
+    assert evaluate.confidence(probabilities[:, :1], (), "single_label") == pytest.approx([0.9, 0.5, 0.75, 1.0])
+
+
 def test_single_label_takes_the_highest() -> None:
     truth = np.array([[1, 0], [0, 1]], dtype=np.int8)
     found = evaluate.figures(truth, np.array([[0.4, 0.3], [0.1, 0.2]]), (), labels=("x", "y"), task="single_label")

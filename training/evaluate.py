@@ -29,6 +29,21 @@ def decide(probabilities: Floats, thresholds: Sequence[float], task: str) -> Int
     return (probabilities >= np.asarray(thresholds)).astype(np.int8)
 
 
+def confidence(probabilities: Floats, thresholds: Sequence[float], task: str) -> Floats:
+    """How sure the decision on each text is, (texts): 0 where it could as well fall otherwise, 1 where it could not.
+
+    Multi-label: a label's decision is as sure as its probability p is far from its threshold t, (p - t) / (1 - t) where
+    it is reached and (t - p) / t where it is not; a text's is the least of them. Single-label: the highest probability
+    less the second. The same as `communique.Statement.confidence`.
+    """
+    if task == "single_label":
+        best = np.sort(probabilities, axis=1)[:, ::-1]
+        return np.asarray(best[:, 0] - best[:, 1] if best.shape[1] > 1 else best[:, 0], dtype=np.float64)
+    t = np.asarray(thresholds, dtype=np.float64)
+    distance = np.where(probabilities >= t, (probabilities - t) / (1 - t), (t - probabilities) / t)
+    return np.asarray(distance.min(axis=1), dtype=np.float64)
+
+
 def figures(
     truth: Ints,
     probabilities: Floats,
@@ -79,7 +94,7 @@ def figures(
             result[f"ap_{label}"] = precisions[-1]
     result["macro_ap"] = float(np.mean(precisions)) if precisions else 0.0
     if groups is not None:
-        result |= _intervals(truth, decided, groups, labels, seed)
+        result |= intervals(truth, decided, groups, labels, seed)
     return result
 
 
@@ -95,7 +110,10 @@ def expected_calibration_error(truth: Ints, probabilities: Floats, bins: int = B
     return float(np.mean(errors))
 
 
-def _intervals(truth: Ints, decided: Ints, groups: Sequence[str], labels: Sequence[str], seed: int) -> dict[str, float]:
+def intervals(
+    truth: Ints, decided: Ints, groups: Sequence[str], labels: Sequence[str], seed: int = 0
+) -> dict[str, float]:
+    """NAME_low and NAME_high of macro_f1, exact_match and each f1_X, resampled by group; arguments as in `figures`."""
     _, places = np.unique(np.asarray(groups), return_inverse=True)
     count = int(places.max()) + 1
 
