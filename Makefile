@@ -17,7 +17,7 @@ PORT ?= 5000
 # pip's own progress bars show on a terminal; elsewhere a line a package is enough.
 PIP := $(PY) -m pip --disable-pip-version-check install --quiet -c constraints.txt
 
-.PHONY: help setup model corpus train evaluate export package read test ui lint types imports check audit format clean
+.PHONY: help setup model corpus train evaluate report export package read test ui lint types imports check audit format clean
 
 help: ## list the targets
 	@grep -hE '^[a-z][a-z-]*:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -67,6 +67,9 @@ train: setup ## train CONFIG into RUN, track it, evaluate it (reused where nothi
 
 evaluate: setup ## evaluate RUN on its test split, or ON=FILE
 	@$(PY) -m training evaluate $(RUN) $(if $(ON),--on $(ON))
+
+report: setup ## RUN on one page, report.html (train and evaluate write it too)
+	@$(PY) -m training report $(RUN)
 
 export: setup ## RUN to a verified bundle in BUNDLE (reused where nothing changed)
 	@$(PY) -m training export $(RUN) --output $(BUNDLE)

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from training import config, run, tracking
+from training import config, evaluation, run, tracking
 from training.errors import TrackingError
 from training.train import train
 
@@ -45,7 +45,12 @@ def test_a_training_is_tracked_while_it_runs(store: str, tiny_corpus: Path, tmp_
         "test",
     }
     names = {item.path for item in _client().list_artifacts(record["mlflow_run_id"])}
-    assert {"config.yaml", "metrics.json", "figures", "predictions"} <= names
+    assert {"config.yaml", "metrics.json", "figures", "predictions", "analysis", "report.html"} <= names
+
+    evaluation.run_on(str(folder), tiny_corpus / "validation.jsonl", "later")
+    later = {item.path for item in _client().list_artifacts(record["mlflow_run_id"], "analysis")}
+    assert {"analysis/later.json", "analysis/later-errors.csv", "analysis/test.json"} <= later
+    assert "later/macro_f1" in _client().get_run(record["mlflow_run_id"]).data.metrics
 
 
 def test_a_run_is_logged_later_and_once(store: str, untracked: Path) -> None:

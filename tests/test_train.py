@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +23,9 @@ def test_a_run_folder_is_whole(tiny_run: Path) -> None:
         "config.yaml", "history.jsonl", "calibration.json", "environment.json", "metrics.json", "run.json",
         "model/config.json", "model/model.safetensors", "model/tokenizer.json",
         "predictions/validation.jsonl", "predictions/test.jsonl",
-        "figures/history.png", "figures/precision_recall.png", "figures/reliability.png",
+        "report.html", "analysis/test.json", "analysis/test-errors.csv", "analysis/validation.json",
+        "figures/history.png",
+        *(f"figures/test-{name}.png" for name in ("precision_recall", "reliability", "slices", "coverage")),
     } <= names  # fmt: skip
     assert not [name for name in names if name.endswith((".bin", ".pt", ".pkl"))], "no pickle is kept"
     figures = json.loads((tiny_run / "metrics.json").read_text())
@@ -79,8 +82,15 @@ def test_restored_models_answer_as_before(tiny_run: Path, tiny_corpus: Path) -> 
 def test_evaluation_on_an_outside_file(tiny_run: Path, tiny_corpus: Path, tmp_path: Path) -> None:
     outside = tmp_path / "outside.jsonl"
     outside.write_text((tiny_corpus / "test.jsonl").read_text())
-    figures, _, _ = evaluation.run_on(str(tiny_run), outside, None)
+    copy = Path(shutil.copytree(tiny_run, tmp_path / "run"))
+    figures, _, _ = evaluation.run_on(str(copy), outside, None)
     assert figures["outside/macro_f1"] == json.loads((tiny_run / "metrics.json").read_text())["test/macro_f1"]
+
+
+def test_an_outside_file_keeps_off_the_runs_own_names(tiny_run: Path, tiny_corpus: Path) -> None:
+    for prefix in (None, "val", "behaviour", "../outside"):
+        with pytest.raises(RunError, match="Choose another with --prefix"):
+            evaluation.run_on(str(tiny_run), tiny_corpus / "test.jsonl", prefix)
 
 
 @pytest.mark.parametrize(

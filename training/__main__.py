@@ -73,6 +73,10 @@ def _parser() -> argparse.ArgumentParser:
     bias.add_argument("--json", action="store_true", help="the report as JSON")
     bias.set_defaults(run=_bias)
 
+    report = commands.add_parser("report", help="analyse a finished run again and write its page, report.html")
+    report.add_argument("target", metavar="RUN", help="a run's folder or name")
+    report.set_defaults(run=_report)
+
     log = commands.add_parser("log", help="log a finished run to MLflow that was not logged, once")
     log.add_argument("target", metavar="RUN", help="a run's folder or name")
     log.set_defaults(run=_log)
@@ -138,6 +142,12 @@ def _bias(parsed: argparse.Namespace) -> int:
     from training import bias
 
     return bias.command(parsed.target, parsed.texts, as_json=parsed.json)
+
+
+def _report(parsed: argparse.Namespace) -> int:
+    from training import report
+
+    return report.command(parsed.target)
 
 
 def _log(parsed: argparse.Namespace) -> int:

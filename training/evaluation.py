@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from training import corpus as corpora
-from training import run, tracking
+from training import report, run, tracking
 from training.console import say
+from training.errors import RunError
 from training.files import write_json
 from training.train import evaluated, restore, table
+
+_OWN = ("train", "validation", "val", "test", "behaviour", "bias")  # names of what a run measures by itself
 
 
 def run_on(target: str, on: Path | None, prefix: str | None) -> tuple[dict[str, float], str, tuple[str, ...]]:
@@ -20,14 +24,20 @@ def run_on(target: str, on: Path | None, prefix: str | None) -> tuple[dict[str, 
         The figures under `prefix/…`, the prefix, and the labels.
 
     Raises:
-        RunError, CorpusError: the run or the file is not fit for it.
+        RunError, CorpusError: the run, the file or the prefix is not fit for it.
     """
     folder = run.find(target)
     fitted, calibration, settings = restore(folder)
     record = run.finished(folder) or {}
     labels, task = tuple(record["labels"]), record["task"]
+    name = prefix or (on.stem if on else "test")
+    if Path(name).name != name or (name in _OWN and (on or name != "test")):
+        raise RunError(
+            f"{name!r} cannot name an evaluation of {on or 'the test split'}: expected no path and none of "
+            f"{', '.join(_OWN)}, which the run has already. Choose another with --prefix."
+        )
     split = corpora.load(settings.corpus).test if on is None else corpora.load_file(on, labels, task)
-    name = prefix or split.name
+    split = replace(split, name=name)
     found = evaluated(fitted, calibration, split, labels, task, folder)
     figures = {f"{name}/{key}": value for key, value in found.items()}
     keep(folder, figures)
@@ -35,10 +45,12 @@ def run_on(target: str, on: Path | None, prefix: str | None) -> tuple[dict[str, 
 
 
 def keep(folder: Path, figures: Mapping[str, float]) -> None:
-    """Adds figures of a later measurement to the run's metrics.json, and to MLflow where the run is there."""
+    """Adds figures of a later measurement to the run's metrics.json and page, and to MLflow where the run is there."""
     stored = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
     write_json(folder / "metrics.json", {**stored, **figures})
+    report.write(folder)
     tracking.log_figures(folder, figures)
+    tracking.log_files(folder)
 
 
 def command(target: str, on: Path | None, prefix: str | None, *, as_json: bool) -> int:

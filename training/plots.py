@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import json
+import io
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,13 @@ from sklearn.metrics import average_precision_score, precision_recall_curve
 matplotlib.use("Agg")
 
 from matplotlib import pyplot as plt
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
+from training.analysis import Analysis, Predictions, Slice
 from training.corpus import Corpus
+
+plt.rcParams["text.parse_math"] = False  # a label with a dollar sign is a label
 
 COLOURS = (
     "#0072b2",
@@ -25,19 +31,10 @@ COLOURS = (
     "#009e73",
     "#56b4e9",
 )  # Okabe and Ito: safe for colour-blind
+MARKERS = ("o", "s", "^", "D", "v", "P")
 MAX_LABELS = 12  # more curves than this in one figure cannot be told apart
-
-
-def draw_run(folder: Path, labels: Sequence[str], task: str) -> None:
-    """Writes history.png, precision_recall.png and reliability.png into the run's `figures/`."""
-    target = folder / "figures"
-    target.mkdir(exist_ok=True)
-    if (folder / "history.jsonl").exists():
-        rows = [json.loads(line) for line in (folder / "history.jsonl").read_text(encoding="utf-8").splitlines()]
-        _history(rows, target / "history.png")
-    truth, probabilities = _predictions(folder / "predictions" / "test.jsonl", labels)
-    _precision_recall(truth, probabilities, labels[:MAX_LABELS], target / "precision_recall.png")
-    _reliability(truth, probabilities, labels[:MAX_LABELS], target / "reliability.png")
+MAX_SLICES = 60
+_PAIR = (("macro_f1", "o", COLOURS[2]), ("exact_match", "s", COLOURS[0]))
 
 
 def draw_corpus(target: Path, data: Corpus, realism: Mapping[str, Any] | None = None) -> None:
@@ -67,7 +64,7 @@ def _lengths(data: Corpus, path: Path) -> None:
         axis.hist(np.minimum(values, longest), edges, weights=shares, histtype="step", color=colour, label=name)
     axis.set(xlabel="words a text", ylabel="share of the split")
     axis.legend(frameon=False)
-    _save(figure, path)
+    save(figure, path)
 
 
 def _labels(data: Corpus, path: Path) -> None:
@@ -83,7 +80,7 @@ def _labels(data: Corpus, path: Path) -> None:
     axis.margins(x=0.15)
     axis.set_xlabel("texts (share of the split)")
     axis.legend(frameon=False)
-    _save(figure, path)
+    save(figure, path)
 
 
 def _betraying_words(realism: Mapping[str, Any], path: Path) -> None:
@@ -95,57 +92,114 @@ def _betraying_words(realism: Mapping[str, Any], path: Path) -> None:
         axis.invert_yaxis()
         axis.set(xlabel="weight", title="words of the corpus" if side == "corpus" else "words of outside texts")
     figure.suptitle(f"Told apart by words with AUC {realism['auc']:.3f}")
-    _save(figure, path)
+    save(figure, path)
 
 
-def _predictions(path: Path, labels: Sequence[str]) -> tuple[Any, Any]:
-    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-    truth = np.array([[label in row["intents"] for label in labels] for row in rows])
-    return truth, np.array([row["probabilities"] for row in rows])
-
-
-def _history(rows: list[dict[str, Any]], path: Path) -> None:
-    figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.4))
-    epochs = [row["epoch"] for row in rows]
+def history(rows: Sequence[Mapping[str, Any]]) -> Figure:
+    """Losses and validation figures over the epochs, from the lines of a run's `history.jsonl`."""
+    figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.2))
     for name, axis, colour in (
         ("train/loss", left, COLOURS[0]), ("val/loss", left, COLOURS[2]),
         ("val/macro_f1", right, COLOURS[2]), ("val/macro_ap", right, COLOURS[4]),
     ):  # fmt: skip
-        axis.plot(epochs, [row[name] for row in rows], marker="o", markersize=3, color=colour, label=name)
+        known = [row for row in rows if name in row]
+        epochs, values = [row["epoch"] for row in known], [row[name] for row in known]
+        axis.plot(epochs, values, marker="o", markersize=3, color=colour, label=name)
     for axis in (left, right):
         axis.set_xlabel("epoch")
+        axis.xaxis.set_major_locator(MaxNLocator(integer=True))
         axis.legend(frameon=False)
-    _save(figure, path)
+    return figure
 
 
-def _precision_recall(truth: Any, probabilities: Any, labels: Sequence[str], path: Path) -> None:
-    figure, axis = plt.subplots(figsize=(5, 4.4))
-    for i, label in enumerate(labels):
-        if truth[:, i].any():
-            precision, recall, _ = precision_recall_curve(truth[:, i], probabilities[:, i])
-            area = average_precision_score(truth[:, i], probabilities[:, i])
+def precision_recall(found: Predictions) -> Figure:
+    """Precision over recall, a line a label."""
+    figure, axis = plt.subplots(figsize=(5, 4.2))
+    for i, label in enumerate(found.labels[:MAX_LABELS]):
+        truth, values = found.truth[:, i], found.probabilities[:, i]
+        if truth.any():
+            precision, recall, _ = precision_recall_curve(truth, values)
+            area = average_precision_score(truth, values)
             axis.plot(recall, precision, color=COLOURS[i % len(COLOURS)], label=f"{label} {area:.2f}")
-    axis.set(xlabel="recall", ylabel="precision", xlim=(0, 1), ylim=(0, 1.02), title="Test split")
-    axis.legend(frameon=False, title="average precision")
-    _save(figure, path)
+    axis.set(xlabel="recall", ylabel="precision", xlim=(0, 1), ylim=(0, 1.02), title=f"{found.name}: precision, recall")
+    if found.truth[:, :MAX_LABELS].any():
+        axis.legend(frameon=False, title="average precision")
+    return figure
 
 
-def _reliability(truth: Any, probabilities: Any, labels: Sequence[str], path: Path) -> None:
-    figure, axis = plt.subplots(figsize=(5, 4.4))
-    axis.plot([0, 1], [0, 1], color="0.7", linewidth=1)
+def reliability(found: Predictions) -> Figure:
+    """Probability given against the share that is so, in ten bins of at least five texts; larger marks, more texts."""
+    figure, axis = plt.subplots(figsize=(5, 4.2))
+    axis.plot([0, 1], [0, 1], color="0.6", linewidth=1)
     edges = np.linspace(0, 1, 11)
-    for i, label in enumerate(labels):
-        places = np.clip(np.digitize(probabilities[:, i], edges) - 1, 0, 9)
+    for i, label in enumerate(found.labels[:MAX_LABELS]):
+        truth, values = found.truth[:, i], found.probabilities[:, i]
+        places = np.clip(np.digitize(values, edges) - 1, 0, 9)
         filled = [b for b in range(10) if (places == b).sum() >= 5]
-        said = [probabilities[places == b, i].mean() for b in filled]
-        found = [truth[places == b, i].mean() for b in filled]
-        axis.plot(said, found, marker="o", markersize=3, color=COLOURS[i % len(COLOURS)], label=label)
-    axis.set(xlabel="probability given", ylabel="share that is so", xlim=(0, 1), ylim=(0, 1), title="Test split")
+        said = [values[places == b].mean() for b in filled]
+        so = [truth[places == b].mean() for b in filled]
+        sizes = [8 + 2 * (places == b).sum() ** 0.5 for b in filled]
+        colour, marker = COLOURS[i % len(COLOURS)], MARKERS[i % len(MARKERS)]
+        axis.plot(said, so, color=colour, linewidth=0.8)
+        axis.scatter(said, so, sizes, color=colour, marker=marker, label=label, zorder=3)
+    axis.set(xlabel="probability given", ylabel="share that is so", xlim=(0, 1), ylim=(0, 1.02))
+    axis.set_title(f"{found.name}: reliability")
     axis.legend(frameon=False)
-    _save(figure, path)
+    return figure
 
 
-def _save(figure: Any, path: Path) -> None:
+def coverage(result: Analysis) -> Figure:
+    """Macro-F1 and exact match of what is answered, over the share that is answered."""
+    figure, axis = plt.subplots(figsize=(5, 4.2))
+    shares = [point.answered for point in result.coverage]
+    for name, marker, colour in _PAIR:
+        values = np.array([getattr(point, name) for point in result.coverage], dtype=np.float64)
+        axis.plot(shares, values, marker, linestyle="-", markersize=4, color=colour, label=name)
+    axis.set(xlabel="share answered, the surest first", ylabel="figure over these", xlim=(0, 1.02))
+    axis.set_title(f"{result.name}: coverage")
+    axis.legend(frameon=False)
+    return figure
+
+
+def slices(result: Analysis) -> Figure:
+    """Macro-F1 of each slice with its interval, and exact match beside it."""
+    shown = result.slices[:MAX_SLICES]
+    figure, axis = plt.subplots(figsize=(7, 1.4 + 0.24 * len(shown)))
+    for place, one in enumerate(shown):
+        if one.macro_f1_low is not None and one.macro_f1_high is not None:
+            axis.plot([one.macro_f1_low, one.macro_f1_high], [place, place], color=COLOURS[2], linewidth=1.2)
+    for name, marker, colour in _PAIR:
+        values = np.array([getattr(one, name) for one in shown], dtype=np.float64)
+        axis.plot(values, range(len(shown)), marker, markersize=4, color=colour, label=name)
+    axis.set_yticks(range(len(shown)), [_titled(one) for one in shown], fontsize=8)
+    axis.invert_yaxis()
+    axis.grid(axis="x", color="0.85", linewidth=0.6)
+    axis.set_axisbelow(True)
+    axis.set_title(f"{result.name}: slices")
+    axis.legend(frameon=False, loc="upper left", bbox_to_anchor=(1, 1))
+    return figure
+
+
+def save(figure: Figure, path: Path) -> None:
+    """Writes the figure as PNG."""
+    path.parent.mkdir(exist_ok=True)
     figure.tight_layout()
     figure.savefig(path, dpi=110, metadata={"Software": None})
     plt.close(figure)
+
+
+def svg(figure: Figure) -> str:
+    """A saved figure as SVG to be set into a page, which gives its text colour and `--blue`."""
+    stream = io.StringIO()
+    with plt.rc_context({"svg.fonttype": "none", "svg.hashsalt": "communique"}):
+        figure.savefig(stream, format="svg", transparent=True, metadata={"Date": None})
+    text = stream.getvalue()
+    # what only a file of its own needs, and ids that a second drawing on the page would repeat
+    text = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>", "", text[text.index("<svg") :], flags=re.DOTALL)
+    text = re.sub(r'(<svg[^>]*?) width="[^"]*" height="[^"]*"', r"\1", text)
+    text = re.sub(r' (?:xmlns(?::xlink)?|version)="[^"]*"| id="[a-z0-9]+_[0-9]+"', "", text)
+    return text.replace("#000000", "currentColor").replace(COLOURS[0], "var(--blue)")
+
+
+def _titled(one: Slice) -> str:
+    return f"{'' if one.field == 'all' else one.field + ': '}{one.value} ({one.texts})"

@@ -4,12 +4,18 @@ config.yaml            as resolved
 history.jsonl          figures of each epoch
 model/                 weights
 calibration.json       temperature and thresholds
-predictions/*.jsonl    id, text, truth and probabilities of validation, test and other evaluations
+predictions/*.jsonl    the rows of validation, test and other evaluations, with their probabilities
 predictions/bias.json  the report of `python -m training bias`, where it was asked for
-figures/*.png
 environment.json       Python, packages, processor, commit
 metrics.json           every figure, under the names that MLflow has
-run.json               written last: a folder with it is a finished run
+run.json               written after all of these: a folder with it is a finished run
+
+What follows is made from the above, by `python -m training report` as often as one likes:
+
+analysis/NAME.json     of each evaluation: slices, worst errors, confused intents, coverage curve
+analysis/NAME-errors.csv
+figures/*.png
+report.html            all of it on one page
 """
 
 from __future__ import annotations

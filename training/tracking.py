@@ -144,6 +144,17 @@ def log_figures(folder: Path, figures: Mapping[str, float]) -> None:
         warn(f"the figures were not logged: {_short(error)}")
 
 
+def log_files(folder: Path) -> None:
+    """Logs the folder's files again for a run that is in the tracker; warns where it cannot."""
+    record = run.finished(folder) or {}
+    if not record.get("mlflow_run_id"):
+        return
+    try:
+        _log_files(_client(), record["mlflow_run_id"], folder)
+    except Exception as error:
+        warn(f"the files were not logged: {_short(error)}")
+
+
 def uri() -> str:
     """`MLFLOW_TRACKING_URI` where it is set, else the checkout's own store."""
     return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{STORE / 'mlflow.db'}"
@@ -323,13 +334,19 @@ def _log_metrics(
 def _finish(client: Any, run_id: str, folder: Path) -> None:
     """Everything from the folder but the weights; the status tag is written last."""
     _log_metrics(client, run_id, json.loads((folder / "metrics.json").read_text(encoding="utf-8")))
-    for name in ("config.yaml", "metrics.json", "calibration.json", "environment.json"):
-        client.log_artifact(run_id, str(folder / name))
-    for name in ("figures", "predictions"):
-        client.log_artifacts(run_id, str(folder / name), name)
+    _log_files(client, run_id, folder)
     client.set_tag(run_id, "status", COMPLETED)
     client.set_terminated(run_id)
     write_json(folder / run.DONE, {**(run.finished(folder) or {}), "mlflow_run_id": run_id})
+
+
+def _log_files(client: Any, run_id: str, folder: Path) -> None:
+    for name in ("config.yaml", "metrics.json", "calibration.json", "environment.json", "report.html"):
+        if (folder / name).exists():
+            client.log_artifact(run_id, str(folder / name))
+    for name in ("figures", "predictions", "analysis"):
+        if (folder / name).exists():
+            client.log_artifacts(run_id, str(folder / name), name)
 
 
 def _short(error: Exception) -> str:

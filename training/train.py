@@ -27,6 +27,7 @@ AnyConfig = config.AnyConfig
 _MODULES = {"baseline": ("baseline.py",), "frozen": ("encoder.py", "frozen.py"), "encoder": ("encoder.py",)}
 _TRANSFORMERS = ("torch", "transformers", "tokenizers")
 _DECIDING = {"baseline": ("scikit-learn",), "frozen": ("scikit-learn", *_TRANSFORMERS), "encoder": _TRANSFORMERS}
+_PREDICTED = ("id", "scenario", "text", "intents", "probabilities")  # a corpus' other fields come after them
 
 
 def train(settings: AnyConfig, output: Path | None = None, *, track: bool = True) -> Path:
@@ -80,13 +81,12 @@ def train(settings: AnyConfig, output: Path | None = None, *, track: bool = True
         found = evaluated(fitted, calibration, split, data.labels, data.task, folder)
         figures |= {f"{prefix}/{name}": value for name, value in found.items()}
     figures |= _behaved(fitted, calibration, data, folder)
-    _draw(folder, data)
     write_json(folder / "metrics.json", figures)
     write_json(folder / run.DONE, _record(settings, data, key))
     say(table(figures, "test", data.labels))
     if suites := [f"{name} {value:.3f}" for name, value in figures.items() if name.startswith("behaviour/")]:
         say("  ".join(suites))
-    say(f"run folder: {folder}")
+    say(f"run folder: {folder}, report: {_reported(folder)}")
     if tracker:
         tracker.finish(folder)
     return folder
@@ -130,16 +130,18 @@ def restore(folder: Path) -> tuple[Fitted, Calibration, AnyConfig]:
 def evaluated(
     fitted: Fitted, calibration: Calibration, split: Split, labels: tuple[str, ...], task: str, folder: Path
 ) -> dict[str, float]:
-    """Figures of one split, with its predictions written beside them."""
+    """Figures of one split; its rows with their probabilities are written into `predictions/`."""
     values = calibrate.probabilities(fitted.logits(split.texts), calibration.temperature, task)
     rows = (
         {
             "id": row["id"],
+            "scenario": group,
             "text": row["text"],
             "intents": row["intents"],
             "probabilities": [round(float(p), 6) for p in probabilities],
+            **{field: value for field, value in row.items() if field not in _PREDICTED},
         }
-        for row, probabilities in zip(split.rows, values, strict=True)
+        for row, group, probabilities in zip(split.rows, split.groups, values, strict=True)
     )
     write_json_lines(folder / "predictions" / f"{split.name}.jsonl", rows)
     return evaluate.figures(split.truth, values, calibration.thresholds, labels=labels, task=task, groups=split.groups)
@@ -195,10 +197,10 @@ def _behaved(fitted: Fitted, calibration: Calibration, data: Corpus, folder: Pat
     return {f"behaviour/{name}": value for name, value in behaviour.figures(outcomes).items()}
 
 
-def _draw(folder: Path, data: Corpus) -> None:
-    from training import plots
+def _reported(folder: Path) -> Path:
+    from training import report
 
-    plots.draw_run(folder, data.labels, data.task)
+    return report.write(folder)
 
 
 def _record(settings: AnyConfig, data: Corpus, key: str) -> dict[str, Any]:
