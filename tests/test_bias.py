@@ -118,6 +118,7 @@ def test_the_command_writes_logs_and_tells(
     ]  # fmt: skip
     assert json.loads((run_copy / "metrics.json").read_text()) == {**before, **stored["figures"]}
     assert logged == stored["figures"]
+    assert "<h2>Country bias</h2>" in (run_copy / "report.html").read_text()
 
     assert main(["bias", str(run_copy), "--texts", "3", "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == stored
