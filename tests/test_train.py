@@ -14,7 +14,7 @@ from training import baseline, config, corpus, encoder, evaluation, run
 from training.__main__ import main
 from training.errors import EncoderError, RunError
 from training.files import sha256
-from training.train import _key, restore, train
+from training.train import restore, run_key, train
 
 
 def test_a_run_folder_is_whole(tiny_run: Path) -> None:
@@ -167,7 +167,7 @@ def test_the_gazetteer_tells_runs_apart_only_where_states_are_swapped(
 ) -> None:
     def keys() -> list[str]:
         settings = (config.load(tiny_config, [f"swap_actors={share}"]) for share in (0.0, 0.5))
-        return [_key(one, corpus.load(tiny_corpus)) for one in settings]
+        return [run_key(one, corpus.load(tiny_corpus)) for one in settings]
 
     before = keys()
     (tmp_path / "actors.csv").write_text("other states")

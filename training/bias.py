@@ -154,7 +154,7 @@ def run_on(target: str, sample: int) -> tuple[Report, dict[str, Any]]:
     Raises:
         RunError, CorpusError: the run or its corpus is not fit for it.
     """
-    folder = run.find(target)
+    folder = run.find_one(target)
     fitted, calibration, settings = restore(folder)
     record = run.finished(folder) or {}
     labels, task = tuple(record["labels"]), record["task"]

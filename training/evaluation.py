@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from training import corpus as corpora
-from training import report, run, tracking
+from training import report, run, seeds, tracking
 from training.console import say
 from training.errors import RunError
 from training.files import write_json
@@ -26,7 +26,7 @@ def run_on(target: str, on: Path | None, prefix: str | None) -> tuple[dict[str, 
     Raises:
         RunError, CorpusError: the run, the file or the prefix is not fit for it.
     """
-    folder = run.find(target)
+    folder = run.find_one(target)
     fitted, calibration, settings = restore(folder)
     record = run.finished(folder) or {}
     labels, task = tuple(record["labels"]), record["task"]
@@ -37,8 +37,7 @@ def run_on(target: str, on: Path | None, prefix: str | None) -> tuple[dict[str, 
             f"{', '.join(_OWN)}, which the run has already. Choose another with --prefix."
         )
     split = corpora.load(settings.corpus).test if on is None else corpora.load_file(on, labels, task)
-    split = replace(split, name=name)
-    found = evaluated(fitted, calibration, split, labels, task, folder)
+    found = evaluated(fitted, calibration, replace(split, name=name), labels, task, folder)
     figures = {f"{name}/{key}": value for key, value in found.items()}
     keep(folder, figures)
     return figures, name, labels
@@ -54,7 +53,16 @@ def keep(folder: Path, figures: Mapping[str, float]) -> None:
 
 
 def command(target: str, on: Path | None, prefix: str | None, *, as_json: bool) -> int:
-    """The `evaluate` command."""
-    figures, name, labels = run_on(target, on, prefix)
-    say(json.dumps(figures, indent=2) if as_json else table(figures, name, labels))
+    """The `evaluate` command; of a folder of seeds, every seed is evaluated."""
+    folder = run.find(target)
+    runs = run.members(folder)
+    for member in runs:
+        figures, name, labels = run_on(str(member), on, prefix)
+    if runs == [folder]:
+        say(json.dumps(figures, indent=2) if as_json else table(figures, name, labels))
+        return 0
+    together = {key: one for key, one in seeds.summarise(folder)["figures"].items() if key in figures}
+    stored = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
+    tracking.log_figures(folder, {key: one for key, one in stored.items() if key.startswith(f"{name}/")})
+    say(json.dumps(together, indent=2) if as_json else seeds.table(folder, name))
     return 0

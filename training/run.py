@@ -16,6 +16,12 @@ analysis/NAME.json     of each evaluation: slices, worst errors, confused intent
 analysis/NAME-errors.csv
 figures/*.png
 report.html            all of it on one page
+
+Several seeds of one config share a folder:
+
+seed-N/                each an ordinary run
+metrics.json           means over the seeds, and standard deviations as NAME_std
+seeds.json             written last: the members, and mean, deviation and interval of every figure
 """
 
 from __future__ import annotations
@@ -28,11 +34,13 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from training.console import warn
 from training.errors import RunError
 
 ROOT = Path(__file__).resolve().parent.parent
 RUNS = Path("runs")
 DONE = "run.json"
+SEEDS = "seeds.json"
 _PACKAGES = (
     "torch",
     "transformers",
@@ -47,34 +55,70 @@ _PACKAGES = (
 
 def finished(folder: Path) -> dict[str, Any] | None:
     """What `run.json` says, or None where the run is missing or was cut short."""
-    try:
-        record = json.loads((folder / DONE).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    return record if isinstance(record, dict) else None
+    return _read(folder / DONE)
+
+
+def record(folder: Path) -> dict[str, Any] | None:
+    """What `run.json` says or, of a folder of seeds, `seeds.json`; None where neither is there."""
+    return finished(folder) or _read(folder / SEEDS)
+
+
+def members(folder: Path) -> list[Path]:
+    """The finished runs in a folder: those of its seeds, or itself.
+
+    Raises:
+        RunError: one of the seeds is gone.
+    """
+    names = (record(folder) or {}).get("members")
+    found = [folder / name for name in names] if names else [folder]
+    if gone := [member.name for member in found if finished(member) is None]:
+        raise RunError(f"{folder}: {', '.join(gone)} is not a finished run ({DONE} is missing). Train it again.")
+    return found
+
+
+def all_finished() -> dict[Path, dict[str, Any]]:
+    """Runs and folders of seeds in `runs/` that are finished, with their records, the newest first."""
+    found = [(child, record(child)) for child in RUNS.glob("*") if child.is_dir()]
+    return dict(sorted(((child, one) for child, one in found if one), key=_age, reverse=True))
 
 
 def find(name: str) -> Path:
-    """A run's folder, from its path or its config's name (then the newest finished one in `runs/`).
+    """A folder with a run or several seeds, by path or config's name (then the newest finished one in `runs/`).
 
     Raises:
         RunError: there is none, or the one named was cut short.
     """
     folder = Path(name)
     if folder.is_dir():
-        if finished(folder) is None:
+        if record(folder) is None:
             raise RunError(f"{folder}: is not a finished run ({DONE} is missing). Train it again.")
         return folder
     stem = folder.stem if folder.suffix in (".yaml", ".yml") else name
-    found = [(finished(child), child) for child in sorted(RUNS.glob("*")) if child.is_dir()]
-    named = [(record["finished"], child) for record, child in found if record and record["name"] == stem]
+    there = all_finished()
+    named = [child for child, one in there.items() if one["name"] == stem]
     if not named:
-        known = sorted({record["name"] for record, _ in found if record})
+        known = sorted({one["name"] for one in there.values()})
         raise RunError(
             f"{name}: no such run folder, and no finished run of that name in {RUNS}/"
             + (f" (there are {', '.join(known)})." if known else "; train one first.")
         )
-    return max(named)[1]
+    return named[0]
+
+
+def find_one(name: str) -> Path:
+    """As `find`, but one run: of a folder of seeds the one best on validation, with a line that says so.
+
+    Raises:
+        RunError: there is none.
+    """
+    folder = find(name)
+    runs = members(folder)
+    if runs == [folder]:
+        return folder
+    scores = [json.loads((one / "metrics.json").read_text(encoding="utf-8"))["val/macro_f1"] for one in runs]
+    best = max(range(len(runs)), key=lambda place: scores[place])
+    warn(f"{folder} holds {len(runs)} seeds; {runs[best].name} is taken, best on validation ({scores[best]:.3f}).")
+    return runs[best]
 
 
 def environment() -> dict[str, Any]:
@@ -94,6 +138,18 @@ def environment() -> dict[str, Any]:
         "commit": _git("rev-parse", "HEAD"),
         "dirty": bool(_git("status", "--porcelain")),
     }
+
+
+def _age(entry: tuple[Path, dict[str, Any]]) -> tuple[str, Path]:
+    return entry[1]["finished"], entry[0]
+
+
+def _read(path: Path) -> dict[str, Any] | None:
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return value if isinstance(value, dict) else None
 
 
 def _processor() -> str:

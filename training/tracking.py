@@ -17,8 +17,9 @@ import sys
 import time
 import urllib.request
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
@@ -33,7 +34,9 @@ from training.files import write_json
 EXPERIMENT = "communique"
 STORE = run.ROOT / ".mlflow"
 VIEW = "communique"
-COMPLETED = "completed"
+_VIEW_TAG = f"mlflow.sharedViewState.{VIEW}"
+COMPLETED, INTERRUPTED = "completed", "interrupted"
+_PARENT = "mlflow.parentRunId"
 
 # What people compare by; MLflow's table is unreadable with more than fifteen.
 _PARAMETERS = (
@@ -47,7 +50,12 @@ _NOTE = """Each run is one training of `python -m training train configs/….yam
 * `test/macro_f1_low` and `_high` bound it (95%, resampled by scenario).
 * `val/…` guided the training; `real/…` (where present) is an outside set that nothing was tuned on.
 * Compare runs of one **Dataset** only: a figure on other data is another figure.
-* Figures and predictions are under Artifacts. Only runs tagged `status=completed` are whole.
+* Figures and predictions are under Artifacts. Only runs tagged `status=completed` are whole; what was stopped is tagged
+  `status=interrupted`.
+* A run with `stage=seeds` is one config with several seeds: its figures are their means, `…_std` their standard
+  deviations, `…_low` and `…_high` the means of the seeds' own bounds. The seeds are left out of this view; take out its
+  filter and sort by Created to see them folded under it.
+* `stage=compare` says which differences between runs are real.
 """
 
 
@@ -80,6 +88,13 @@ class Tracker:
         if not self.run_id:
             warn(f"the run is whole in {folder}; log it later with: python -m training log {folder}")
 
+    def interrupt(self, error: BaseException) -> None:
+        """Marks the run as interrupted: killed by the person before it, or failed; never raises."""
+        if self.run_id:
+            with self._softly():
+                self.client.set_tag(self.run_id, "status", INTERRUPTED)
+                self.client.set_terminated(self.run_id, "KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
+
     @contextlib.contextmanager
     def _softly(self) -> Iterator[None]:
         try:
@@ -90,7 +105,7 @@ class Tracker:
 
 
 def log(folder: Path) -> str:
-    """Logs a finished run's folder to MLflow, once; returns the run's id.
+    """Logs a finished run's folder to MLflow, once; returns the run's id. Of a folder of seeds, the seeds as well.
 
     Raises:
         RunError: the folder is no finished run.
@@ -99,7 +114,9 @@ def log(folder: Path) -> str:
     from training import corpus as corpora
 
     folder = run.find(str(folder))
-    record = run.finished(folder) or {}
+    record = run.record(folder) or {}
+    if "members" in record:
+        return _log_seeds(folder, record)
     if record["mlflow_run_id"]:
         return str(record["mlflow_run_id"])
     settings = configs.load(folder / "config.yaml")
@@ -112,7 +129,7 @@ def log(folder: Path) -> str:
             _log_metrics(client, run_id, figures, step=row["epoch"], at=row["time"])
         _finish(client, run_id, folder)
     except Exception as error:
-        raise TrackingError(f"{masked(uri())}: {_short(error)}. Nothing is lost: {folder} is whole.") from None
+        raise _unreachable(folder, error) from None
     return run_id
 
 
@@ -135,7 +152,7 @@ def log_bundle(folder: Path, bundle: Path) -> None:
 
 def log_figures(folder: Path, figures: Mapping[str, float]) -> None:
     """Adds figures of a later evaluation to a run that is in the tracker; warns where it cannot."""
-    record = run.finished(folder) or {}
+    record = run.record(folder) or {}
     if not record.get("mlflow_run_id"):
         return
     try:
@@ -153,6 +170,30 @@ def log_files(folder: Path) -> None:
         _log_files(_client(), record["mlflow_run_id"], folder)
     except Exception as error:
         warn(f"the files were not logged: {_short(error)}")
+
+
+def log_comparison(files: Sequence[Path], words: str) -> None:
+    """Logs the files of a comparison as a run of its own, the same ones once; warns where it cannot.
+
+    Args:
+        files: the first of them tells comparisons apart.
+        words: Markdown, shown on the run's page; the first 8,000 characters, as many as MLflow takes.
+    """
+    from training.files import sha256
+
+    try:
+        client, key = _client(), sha256(files[0])[:16]
+        experiment = _experiment(client)
+        if client.search_runs([experiment], f"tags.comparison = '{key}' and tags.status = '{COMPLETED}'"):
+            return
+        tags = {"stage": "compare", "comparison": key, "mlflow.note.content": words[:8000]}
+        opened = client.create_run(experiment, run_name=f"comparison {datetime.now(UTC):%Y-%m-%d}", tags=tags)
+        for file in files:
+            client.log_artifact(opened.info.run_id, str(file))
+        client.set_tag(opened.info.run_id, "status", COMPLETED)
+        client.set_terminated(opened.info.run_id)
+    except Exception as error:
+        warn(f"the comparison was not logged: {_short(error)}")
 
 
 def uri() -> str:
@@ -252,20 +293,22 @@ def _client() -> Any:
 def _experiment(client: Any) -> str:
     found = client.get_experiment_by_name(EXPERIMENT)
     if found is not None:
+        if found.tags.get(_VIEW_TAG) != _view():  # made by an earlier version
+            client.set_experiment_tag(found.experiment_id, _VIEW_TAG, _view())
         return str(found.experiment_id)
     # A sqlite store alone would put artifacts into ./mlruns of wherever one stands.
     place = (STORE / "artifacts").as_uri() if uri().startswith("sqlite:///") else None
     experiment = client.create_experiment(EXPERIMENT, artifact_location=place)
     client.set_experiment_tag(experiment, "mlflow.note.content", _NOTE)
-    client.set_experiment_tag(experiment, f"mlflow.sharedViewState.{VIEW}", _view())
+    client.set_experiment_tag(experiment, _VIEW_TAG, _view())
     return str(experiment)
 
 
 def _view() -> str:
     """The runs table's columns and order, as MLflow 3.17 keeps a shared view (undocumented; see MLFLOW pin)."""
     columns = [f"metrics.`test/{name}`" for name in (
-        "macro_f1", "macro_f1_low", "macro_f1_high", "f1_proposal", "f1_condition", "f1_rejection", "f1_reaction",
-        "background_f1", "exact_match", "ece",
+        "macro_f1", "macro_f1_low", "macro_f1_high", "macro_f1_std", "f1_proposal", "f1_condition", "f1_rejection",
+        "f1_reaction", "background_f1", "exact_match", "ece",
     )]  # fmt: skip
     columns += [
         "metrics.`time/fit_seconds`",
@@ -273,20 +316,53 @@ def _view() -> str:
         "params.`learning_rate`",
         "attributes.`Dataset`",
     ]
+    # MLflow folds nested runs only where it sorts by date: sorted by a figure, seeds would stand beside their own mean.
     state = {
-        "orderByKey": "metrics.`test/macro_f1`", "orderByAsc": False, "selectedColumns": columns, "searchFilter": "",
-        "startTime": "ALL", "lifecycleFilter": "Active", "modelVersionFilter": "All Runs", "datasetsFilter": [],
+        "orderByKey": "metrics.`test/macro_f1`", "orderByAsc": False, "selectedColumns": columns,
+        "searchFilter": "tags.stage != 'seed'", "startTime": "ALL", "lifecycleFilter": "Active",
+        "modelVersionFilter": "All Runs", "datasetsFilter": [],
     }  # fmt: skip
     return "deflate;" + base64.b64encode(zlib.compress(json.dumps(state).encode())).decode()
 
 
-def _open(folder: Path, settings: Any, data: Corpus) -> tuple[Any, str]:
+def _log_seeds(folder: Path, record: Mapping[str, Any]) -> str:
+    """A parent run with the means, and its seeds under it; one that is there already is brought up to date."""
+    from training import corpus as corpora
+
+    members = run.members(folder)
+    children = [log(member) for member in members]
+    trained = ", ".join(str(configs.load(member / "config.yaml").seed) for member in members)
+    try:
+        run_id = record["mlflow_run_id"]
+        client = _client()
+        if run_id and client.get_run(run_id).data.tags.get("seeds") == trained:
+            return str(run_id)
+        if not run_id:
+            settings = configs.load(members[0] / "config.yaml")
+            client, run_id = _open(members[0], settings, corpora.load(settings.corpus), seeds=folder.name)
+        for child in children:
+            client.set_tag(child, _PARENT, run_id)
+            client.set_tag(child, "stage", "seed")
+        _log_metrics(client, run_id, json.loads((folder / "metrics.json").read_text(encoding="utf-8")))
+        for name in ("metrics.json", run.SEEDS):
+            client.log_artifact(run_id, str(folder / name))
+        client.set_tag(run_id, "seeds", trained)
+        client.set_tag(run_id, "status", COMPLETED)
+        client.set_terminated(run_id)
+        write_json(folder / run.SEEDS, {**record, "mlflow_run_id": run_id})
+    except Exception as error:
+        raise _unreachable(folder, error) from None
+    return str(run_id)
+
+
+def _open(folder: Path, settings: Any, data: Corpus, *, seeds: str = "") -> tuple[Any, str]:
+    """Opens a run for `folder` or, where `seeds` names one, a parent run over seeds of which `folder` is the first."""
     from mlflow.data.filesystem_dataset_source import FileSystemDatasetSource  # noqa: F401  (registers sources)
 
     client = _client()
     environment = json.loads((folder / "environment.json").read_text(encoding="utf-8"))
-    opened = client.create_run(_experiment(client), run_name=folder.name, tags={
-        "stage": "train", "family": settings.family, "config": settings.name,
+    opened = client.create_run(_experiment(client), run_name=seeds or folder.name, tags={
+        "stage": "seeds" if seeds else "train", "family": settings.family, "config": settings.name,
         "encoder": getattr(settings, "encoder", "none"), "corpus.version": data.version, "corpus.sha256": data.sha256,
         "git.dirty": str(environment["dirty"]).lower(), "mlflow.source.git.commit": environment["commit"],
         "processor": environment["processor"], "status": "running",
@@ -294,7 +370,7 @@ def _open(folder: Path, settings: Any, data: Corpus) -> tuple[Any, str]:
     run_id = opened.info.run_id
     values = settings.model_dump()
     for name in _PARAMETERS:
-        if name in values:
+        if name in values and not (seeds and name == "seed"):
             client.log_param(run_id, name, values[name])
     client.log_inputs(run_id, datasets=_inputs(data))
     return client, run_id
@@ -347,6 +423,10 @@ def _log_files(client: Any, run_id: str, folder: Path) -> None:
     for name in ("figures", "predictions", "analysis"):
         if (folder / name).exists():
             client.log_artifacts(run_id, str(folder / name), name)
+
+
+def _unreachable(folder: Path, error: Exception) -> TrackingError:
+    return TrackingError(f"{masked(uri())}: {_short(error)}. Nothing is lost: {folder} is whole.")
 
 
 def _short(error: Exception) -> str:

@@ -43,14 +43,14 @@ def train(settings: AnyConfig, output: Path | None = None, *, track: bool = True
         CorpusError, EncoderError, RunError: see their messages.
     """
     data = corpora.load(settings.corpus)
-    key = _key(settings, data)
+    key = run_key(settings, data)
     folder = output or run.RUNS / f"{settings.name}-{key}"
     record = run.finished(folder)
     if record and record["key"] == key:
         say(f"{folder}: finished already with the same config, corpus and code; reused.")
         _track_later(folder, track)
         return folder
-    _make_room(folder, record)
+    make_room(folder, run.record(folder))
     folder.mkdir(parents=True)
     write_text(folder / "config.yaml", config.dump(settings))
     write_json(folder / "environment.json", run.environment())
@@ -59,6 +59,16 @@ def train(settings: AnyConfig, output: Path | None = None, *, track: bool = True
     say(f"corpus {data.name} {data.version}: " + ", ".join(f"{split.name} {len(split)}" for split in data.splits))
 
     tracker = _tracker(folder, settings, data) if track else None
+    try:
+        _train_into(folder, settings, data, key, tracker)
+    except BaseException as error:  # Ctrl-C as well
+        if tracker:
+            tracker.interrupt(error)
+        raise
+    return folder
+
+
+def _train_into(folder: Path, settings: AnyConfig, data: Corpus, key: str, tracker: Any) -> None:
     history = folder / "history.jsonl"
 
     def on_epoch(epoch: int, figures: Mapping[str, float]) -> None:
@@ -89,7 +99,6 @@ def train(settings: AnyConfig, output: Path | None = None, *, track: bool = True
     say(f"run folder: {folder}, report: {_reported(folder)}")
     if tracker:
         tracker.finish(folder)
-    return folder
 
 
 def fit(settings: AnyConfig, data: Corpus, on_epoch: Any) -> Fitted:
@@ -138,6 +147,7 @@ def evaluated(
             "scenario": group,
             "text": row["text"],
             "intents": row["intents"],
+            "scenario": group,
             "probabilities": [round(float(p), 6) for p in probabilities],
             **{field: value for field, value in row.items() if field not in _PREDICTED},
         }
@@ -216,7 +226,7 @@ def _record(settings: AnyConfig, data: Corpus, key: str) -> dict[str, Any]:
     }
 
 
-def _key(settings: AnyConfig, data: Corpus) -> str:
+def run_key(settings: AnyConfig, data: Corpus) -> str:
     """Eight hexadecimal digits over all that decides the weights."""
     here = Path(__file__).parent
     files = [here / name for name in ("calibrate.py", *_MODULES[settings.family])]
@@ -231,8 +241,16 @@ def _key(settings: AnyConfig, data: Corpus) -> str:
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:8]
 
 
-def _make_room(folder: Path, record: Mapping[str, Any] | None) -> None:
-    """Keeps a finished run that stands in the way under its key; clears one that was cut short."""
+def make_room(folder: Path, record: Mapping[str, Any] | None) -> None:
+    """Keeps a finished run that stands in the way under its key; clears one that was cut short.
+
+    Args:
+        folder: where a run is to be.
+        record: of the finished run or folder of seeds that is there; None where there is none.
+
+    Raises:
+        RunError: something else is there.
+    """
     if record:
         kept = folder.with_name(f"{folder.name}-{record['key']}")
         if kept.exists():
