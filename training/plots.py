@@ -20,6 +20,7 @@ from matplotlib.ticker import MaxNLocator
 
 from training.analysis import Analysis, Predictions, Slice
 from training.corpus import Corpus
+from training.significance import MACRO, Comparison
 
 plt.rcParams["text.parse_math"] = False  # a label with a dollar sign is a label
 
@@ -51,6 +52,30 @@ def draw_corpus(target: Path, data: Corpus, realism: Mapping[str, Any] | None = 
         _betraying_words(realism, target / "betraying_words.png")
     else:
         (target / "betraying_words.png").unlink(missing_ok=True)
+
+
+def draw_comparison(comparison: Comparison, path: Path) -> None:
+    """Writes a forest plot of what separates the leader from each other run; a filled point is a real difference."""
+    rows = [
+        one for one in comparison.against_leader if one.measure in (MACRO, *list(comparison.ranking[0].f1)[:MAX_LABELS])
+    ]
+    figure, axis = plt.subplots(figsize=(7, 1.3 + 0.26 * len(rows)))
+    axis.axvline(0, color="0.7", linewidth=1)
+    for place, one in enumerate(rows):
+        colour = COLOURS[0] if one.measure == MACRO else COLOURS[4]
+        axis.errorbar(
+            one.difference, place, xerr=[[one.difference - one.low], [one.high - one.difference]], fmt="o",
+            color=colour, markerfacecolor=colour if one.real else "white", markersize=5, capsize=2,
+        )  # fmt: skip
+    axis.set_yticks(
+        range(len(rows)), [f"{one.second}: {one.measure}" if one.measure == MACRO else one.measure for one in rows]
+    )
+    axis.invert_yaxis()
+    axis.set(
+        xlabel=f"F1 of {comparison.ranking[0].name} less the other's, 95% interval (filled: real after Holm)",
+        title=f"{comparison.split}: {comparison.texts:,} texts",
+    )
+    _save(figure, path)
 
 
 def _lengths(data: Corpus, path: Path) -> None:
