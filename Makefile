@@ -17,7 +17,7 @@ PORT ?= 5000
 # pip's own progress bars show on a terminal; elsewhere a line a package is enough.
 PIP := $(PY) -m pip --disable-pip-version-check install --quiet -c constraints.txt
 
-.PHONY: help setup model corpus train evaluate report export package read test ui lint types imports check audit format clean
+.PHONY: help setup model corpus train evaluate report compare export package read test ui lint types imports check audit format clean
 
 help: ## list the targets
 	@grep -hE '^[a-z][a-z-]*:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -62,14 +62,17 @@ model: setup ## corpus -> train -> track -> evaluate -> export -> wheel -> read 
 corpus: setup ## check the corpus and print its statistics
 	@$(PY) -m training corpus
 
-train: setup ## train CONFIG into RUN, track it, evaluate it (reused where nothing changed)
-	@$(PY) -m training train $(CONFIG) --output $(RUN)
+train: setup ## train CONFIG into RUN, track it, evaluate it (reused where nothing changed); SEEDS=3 for a spread
+	@$(PY) -m training train $(CONFIG) --output $(RUN) $(if $(SEEDS),--seeds $(SEEDS))
 
 evaluate: setup ## evaluate RUN on its test split, or ON=FILE
 	@$(PY) -m training evaluate $(RUN) $(if $(ON),--on $(ON))
 
 report: setup ## RUN on one page, report.html (train and evaluate write it too)
 	@$(PY) -m training report $(RUN)
+
+compare: setup ## which of the runs RUNS="A B …" (all finished ones) is better, and is it real
+	@$(PY) -m training compare $(or $(RUNS),--all) $(if $(SPLIT),--split $(SPLIT))
 
 export: setup ## RUN to a verified bundle in BUNDLE (reused where nothing changed)
 	@$(PY) -m training export $(RUN) --output $(BUNDLE)

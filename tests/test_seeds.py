@@ -136,7 +136,7 @@ def test_every_seed_is_evaluated(three: Path, tiny_corpus: Path, tmp_path: Path,
     assert (run.record(three) or {})["figures"]["real/macro_f1"] == figures["real/macro_f1"]
     assert compare.read(three, "real").name == "tfidf"
     assert main(["evaluate", str(three), "--on", str(outside), "--prefix", "test"]) == 2
-    assert "give these another with --prefix" in capsys.readouterr().err
+    assert "Choose another with --prefix" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -55,6 +55,8 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("config", help="a file of configs/")
     train.add_argument("--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE",
                        help="replace a value of the config; may be repeated")  # fmt: skip
+    train.add_argument("--seeds", type=_count, metavar="N",
+                       help="train the config's seed and the N - 1 after it, each into a run of its own")  # fmt: skip
     train.add_argument("--output", type=Path, metavar="DIR", help="the run's folder; default: runs/NAME-KEY")
     train.add_argument("--no-track", action="store_true", help="do not log to MLflow")
     train.set_defaults(run=_train)
@@ -65,6 +67,16 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--prefix", default=None, help="name of the figures; default: the file's stem")
     evaluate.add_argument("--json", action="store_true", help="the figures as JSON")
     evaluate.set_defaults(run=_evaluate)
+
+    compare = commands.add_parser("compare", help="rank finished runs; tell which differences between them are real")
+    compare.add_argument("targets", metavar="RUN", nargs="*", help="a run's folder or name, or a folder of seeds")
+    compare.add_argument("--all", action="store_true", help="every finished run in runs/")
+    compare.add_argument("--split", default="test", metavar="NAME",
+                         help="test, validation, or the prefix of an evaluated file; default: %(default)s")  # fmt: skip
+    compare.add_argument("--json", action="store_true", help="the comparison as JSON")
+    compare.add_argument("--out", type=Path, metavar="FOLDER", help="write JSON, CSV, Markdown and the figure there")
+    compare.add_argument("--no-track", action="store_true", help="do not log to MLflow")
+    compare.set_defaults(run=_compare)
 
     bias = commands.add_parser("bias", help="how often a finished run's answer changes when only the states change")
     bias.add_argument("target", metavar="RUN", help="a run's folder or name")
@@ -128,7 +140,14 @@ def _train(parsed: argparse.Namespace) -> int:
     from training.train import train
 
     settings = config.load(parsed.config, parsed.overrides)
-    train(settings, parsed.output, track=not parsed.no_track)
+    if not parsed.seeds:
+        train(settings, parsed.output, track=not parsed.no_track)
+        return 0
+    from training import seeds
+
+    numbers = range(settings.seed, settings.seed + parsed.seeds)
+    each = [config.load(parsed.config, [*parsed.overrides, f"seed={number}"]) for number in numbers]
+    seeds.train(each, parsed.output, track=not parsed.no_track)
     return 0
 
 
@@ -136,6 +155,15 @@ def _evaluate(parsed: argparse.Namespace) -> int:
     from training import evaluation
 
     return evaluation.command(parsed.target, parsed.on, parsed.prefix, as_json=parsed.json)
+
+
+def _compare(parsed: argparse.Namespace) -> int:
+    from training import compare
+
+    return compare.command(
+        parsed.targets, everything=parsed.all, split=parsed.split, out=parsed.out, as_json=parsed.json,
+        track=not parsed.no_track,
+    )  # fmt: skip
 
 
 def _bias(parsed: argparse.Namespace) -> int:
@@ -162,7 +190,7 @@ def _export(parsed: argparse.Namespace) -> int:
     from training import run
     from training.export import export
 
-    folder = run.find(parsed.target)
+    folder = run.find_one(parsed.target)
     bundle = export(folder, parsed.output)
     if parsed.log_model:
         from training import tracking

@@ -75,7 +75,7 @@ def draw_comparison(comparison: Comparison, path: Path) -> None:
         xlabel=f"F1 of {comparison.ranking[0].name} less the other's, 95% interval (filled: real after Holm)",
         title=f"{comparison.split}: {comparison.texts:,} texts",
     )
-    _save(figure, path)
+    save(figure, path)
 
 
 def _lengths(data: Corpus, path: Path) -> None:

@@ -88,11 +88,11 @@ def write(folder: Path) -> Path:
 
 
 def command(target: str) -> int:
-    """The `report` command."""
-    folder = run.find(target)
-    page = write(folder)
-    tracking.log_files(folder)
-    say(str(page))
+    """The `report` command; of a folder of seeds, a page a seed."""
+    for folder in run.members(run.find(target)):
+        page = write(folder)
+        tracking.log_files(folder)
+        say(str(page))
     return 0
 
 

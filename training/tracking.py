@@ -40,7 +40,7 @@ _PARENT = "mlflow.parentRunId"
 
 # What people compare by; MLflow's table is unreadable with more than fifteen.
 _PARAMETERS = (
-    "seed", "encoder", "epochs", "batch_size", "learning_rate", "head_factor", "layer_decay", "warmup", "swap_actors",
+    "seed", "encoder", "epochs", "batch_size", "learning_rate", "head_factor", "layer_decay", "swap_actors",
     "weight_decay", "dropout", "loss", "label_smoothing", "ema", "max_length",
     "frozen_layers", "pooling", "word_ngrams", "char_ngrams", "min_count", "inverse_regularisation",
 )  # fmt: skip

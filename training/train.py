@@ -147,7 +147,6 @@ def evaluated(
             "scenario": group,
             "text": row["text"],
             "intents": row["intents"],
-            "scenario": group,
             "probabilities": [round(float(p), 6) for p in probabilities],
             **{field: value for field, value in row.items() if field not in _PREDICTED},
         }
