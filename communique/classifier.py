@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any, overload
+from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +15,9 @@ from tokenizers import Tokenizer
 
 from communique import bundle
 from communique.errors import BundleError, InputError
+
+if TYPE_CHECKING:
+    from communique.explain import Explanation
 
 Floats = npt.NDArray[np.float32]
 
@@ -32,6 +35,11 @@ class Statement:
             background.
         probabilities: calibrated probability of every label.
         start, end: character offsets in the document; 0 and len(text) outside one.
+        confidence: how clear the decision was, 0 (on the edge) to 1. Multi-label: the way that a probability
+            keeps from its threshold, as a share of all the way there is on its side, for the label where that
+            share is smallest. Single-label: the highest probability less the second.
+        unsure: whether the confidence is below the classifier's `min_confidence`. An unsure statement keeps
+            its intents: they are what would have been decided.
     """
 
     text: str
@@ -39,6 +47,8 @@ class Statement:
     probabilities: dict[str, float]
     start: int
     end: int
+    confidence: float = 1.0
+    unsure: bool = False
 
 
 class Classifier:
@@ -47,11 +57,13 @@ class Classifier:
     Attributes:
         classes_: label names, in the order of the columns of `predict_proba`.
         thresholds: float array, one a label; assign to change the decision (multi-label only).
+        min_confidence: statements below it are marked unsure; assign to change it.
         manifest: what the bundle says of itself.
     """
 
-    def __init__(self, source: bundle.Bundle, *, threads: int | None = None) -> None:
+    def __init__(self, source: bundle.Bundle, *, threads: int | None = None, min_confidence: float = 0.0) -> None:
         self._source, self._threads = source, threads
+        self.min_confidence = _share(min_confidence)
         self.manifest = source.manifest
         self.classes_ = self.manifest.labels
         self.thresholds = np.asarray(self.manifest.thresholds, dtype=np.float32)
@@ -79,10 +91,7 @@ class Classifier:
         """Classifies any number of texts in constant memory, keeping their order."""
         remaining = iter(texts)
         while chunk := list(islice(remaining, CHUNK)):
-            probabilities = self.predict_proba(chunk)
-            decisions = self._decide(probabilities)
-            for text, row, decided in zip(chunk, probabilities, decisions, strict=True):
-                yield self._statement(text, row, decided, 0, len(text))
+            yield from self._statements(chunk, ((0, len(text)) for text in chunk))
 
     def read(self, document: str) -> list[Statement]:
         """Splits a document into sentences and classifies each.
@@ -92,12 +101,19 @@ class Classifier:
         from communique.reader import sentences
 
         spans = list(sentences(document))
-        probabilities = self.predict_proba([document[start:end] for start, end in spans])
-        decisions = self._decide(probabilities)
-        return [
-            self._statement(document[start:end], row, decided, start, end)
-            for (start, end), row, decided in zip(spans, probabilities, decisions, strict=True)
-        ]
+        return list(self._statements([document[start:end] for start, end in spans], spans))
+
+    def explain(self, text: str) -> Explanation:
+        """Which words of a text carry its prediction, by leaving out one word at a time.
+
+        Costs one forward pass of a batch that holds the text once for each of its words.
+
+        Raises:
+            InputError: `text` is not a string, or has more words than `communique.explain.MAX_WORDS`.
+        """
+        from communique.explain import explain
+
+        return explain(self, text)
 
     def predict(self, texts: Sequence[str]) -> npt.NDArray[Any]:
         """Decisions, in scikit-learn's shapes.
@@ -154,39 +170,65 @@ class Classifier:
             return decided
         return np.asarray(probabilities >= np.asarray(self.thresholds), dtype=np.bool_)
 
-    def _statement(self, text: str, row: Floats, decided: Any, start: int, end: int) -> Statement:
-        return Statement(
-            text=text,
-            intents=tuple(label for label, yes in zip(self.classes_, decided, strict=True) if yes),
-            probabilities={label: float(p) for label, p in zip(self.classes_, row, strict=True)},
-            start=start,
-            end=end,
-        )
+    def _confidence(self, probabilities: Floats) -> Floats:
+        """See `Statement.confidence`; float32 (texts,)."""
+        if self.manifest.task == "single_label":
+            ranked = np.sort(probabilities, axis=1)
+            return np.asarray(ranked[:, -1] - (ranked[:, -2] if ranked.shape[1] > 1 else 0), dtype=np.float32)
+        thresholds = np.asarray(self.thresholds)
+        way = np.where(probabilities >= thresholds, 1 - thresholds, thresholds)
+        # a threshold may be set to 0 or 1, where one side has no length
+        shares = np.abs(probabilities - thresholds) / np.maximum(way, np.finfo(np.float32).tiny)
+        return np.asarray(np.minimum(shares, 1).min(axis=1), dtype=np.float32)
+
+    def _statements(self, texts: Sequence[str], spans: Iterable[tuple[int, int]]) -> Iterator[Statement]:
+        probabilities = self.predict_proba(texts)
+        confidence = self._confidence(probabilities)
+        columns = (probabilities, self._decide(probabilities), confidence, confidence < self.min_confidence)
+        for text, (start, end), row, decided, sure, unsure in zip(
+            texts, spans, *(column.tolist() for column in columns), strict=True
+        ):
+            intents = tuple(label for label, yes in zip(self.classes_, decided, strict=True) if yes)
+            yield Statement(text, intents, dict(zip(self.classes_, row, strict=True)), start, end, sure, unsure)
 
     def __getstate__(self) -> dict[str, Any]:
         """What a pickle carries: the bundle's bytes and the options, no session."""
-        return {"source": self._source, "threads": self._threads, "thresholds": self.thresholds}
+        return {
+            "source": self._source,
+            "threads": self._threads,
+            "min_confidence": self.min_confidence,
+            "thresholds": self.thresholds,
+        }
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Builds a fresh session from the bundle that the pickle carried."""
-        self.__init__(state["source"], threads=state["threads"])  # type: ignore[misc]
-        self.thresholds = state["thresholds"]
+        thresholds = state.pop("thresholds")
+        self.__init__(**state)  # type: ignore[misc]
+        self.thresholds = thresholds
 
     def __repr__(self) -> str:
         """Name, version and labels."""
         return f"Classifier({self.manifest.name} {self.manifest.version}: {', '.join(self.classes_)})"
 
 
-def load(path: str | Path | None = None, *, threads: int | None = None, precision: str | None = None) -> Classifier:
+def load(
+    path: str | Path | None = None,
+    *,
+    threads: int | None = None,
+    precision: str | None = None,
+    min_confidence: float = 0.0,
+) -> Classifier:
     """Loads a model: the one in the installed wheel, or the bundle at `path`.
 
     Args:
         path: a bundle's folder; None for the model that came with the package.
         threads: processor threads for one forward pass; None for as many as there are cores.
         precision: "int8" (small and fast) or "fp32"; None for what the bundle recommends.
+        min_confidence: 0 to 1; statements whose `confidence` is below it are marked `unsure`.
 
     Raises:
         BundleError: there is no bundle there, or it is incomplete, altered or too new.
+        InputError: `threads` or `min_confidence` is out of its range.
     """
     if path is None:
         path = Path(__file__).parent / "model"
@@ -195,7 +237,7 @@ def load(path: str | Path | None = None, *, threads: int | None = None, precisio
                 "this installation of communique carries no model. Install a wheel made by `make model`, "
                 "or name a bundle's folder: communique.load('bundles/minilm')."
             )
-    return Classifier(bundle.read(path, precision), threads=threads)
+    return Classifier(bundle.read(path, precision), threads=threads, min_confidence=min_confidence)
 
 
 def _tokenizer(source: bundle.Bundle) -> Tokenizer:
@@ -219,6 +261,12 @@ def _session(source: bundle.Bundle, threads: int | None) -> onnxruntime.Inferenc
         return onnxruntime.InferenceSession(source.model, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime has a dozen classes for this and no common base
         raise BundleError(f"{source.path / bundle.MODELS[source.precision]}: not a model ({error}).") from None
+
+
+def _share(value: float) -> float:
+    if not 0 <= value <= 1:
+        raise InputError(f"min_confidence must be 0 to 1, found {value}.")
+    return float(value)
 
 
 def _checked(texts: Sequence[str]) -> Sequence[str]:

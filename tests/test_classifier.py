@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 import communique
+from communique.bundle import write_sums
 from communique.errors import BundleError, InputError
 
 TEXTS = [
@@ -132,3 +133,48 @@ def test_a_checkout_has_no_model_of_its_own_and_says_so() -> None:
         pytest.skip("a model lies in the package")
     with pytest.raises(BundleError, match="carries no model"):
         communique.load()
+
+
+def test_confidence_is_the_way_to_the_nearest_threshold(classifier: communique.Classifier) -> None:
+    for text in TEXTS:
+        statement = classifier(text)
+        ways = [
+            (p - t) / (1 - t) if p >= t else (t - p) / t
+            for p, t in zip(statement.probabilities.values(), classifier.thresholds.tolist(), strict=True)
+        ]
+        assert statement.confidence == pytest.approx(min(ways), abs=1e-5)
+
+
+def test_confidence_stays_within_0_and_1_at_any_threshold(exported: Path) -> None:
+    classifier = communique.load(exported, threads=1)
+    for threshold in (0, 1e-9, 0.5, 1, 1.01):
+        classifier.thresholds[:] = threshold
+        assert all(0 <= statement.confidence <= 1 for statement in classifier(TEXTS))
+
+
+def test_an_unsure_statement_is_marked_and_keeps_its_intents(exported: Path) -> None:
+    plain = communique.load(exported, threads=1)(TEXTS)
+    assert not any(statement.unsure for statement in plain)
+    middle = sorted(statement.confidence for statement in plain)[1]
+    strict = communique.load(exported, threads=1, min_confidence=middle)
+    marked = pickle.loads(pickle.dumps(strict))(TEXTS)
+    assert [statement.unsure for statement in marked] == [statement.confidence < middle for statement in plain]
+    assert sum(statement.unsure for statement in marked) == 1
+    assert [statement.intents for statement in marked] == [statement.intents for statement in plain]
+    assert [statement.unsure for statement in strict.read(" ".join(TEXTS))] == [s.unsure for s in marked]
+
+
+@pytest.mark.parametrize("wrong", [-0.1, 1.1, float("nan")])
+def test_min_confidence_is_a_share(exported: Path, wrong: float) -> None:
+    with pytest.raises(InputError, match="min_confidence must be 0 to 1"):
+        communique.load(exported, min_confidence=wrong)
+
+
+def test_the_confidence_of_a_single_label_is_its_lead(bundle_copy: Path) -> None:
+    manifest = bundle_copy / "communique.json"
+    manifest.write_text(manifest.read_text().replace('"multi_label"', '"single_label"'))
+    write_sums(bundle_copy)
+    classifier = communique.load(bundle_copy, threads=1)
+    first, second = sorted(classifier(TEXTS[0]).probabilities.values(), reverse=True)[:2]
+    assert classifier(TEXTS[0]).confidence == pytest.approx(first - second, abs=1e-6)
+    assert len(classifier(TEXTS[0]).intents) == 1
