@@ -27,7 +27,7 @@ def _modules_after(code: str) -> set[str]:
 
 def test_the_runtime_imports_nothing_heavy(exported: Path) -> None:
     loaded = _modules_after(f"import communique; communique.load({str(exported)!r}).read('A text. And more.')")
-    assert not loaded & {*HEAVY, "training"}
+    assert not loaded & {*HEAVY, "training", "communique.explain", "communique.page"}
 
 
 def test_help_imports_nothing_heavy() -> None:
@@ -51,9 +51,9 @@ def test_a_wheel_holds_runtime_and_model_alone(wheel: Path) -> None:
     precise = {"int8": "onnx/model_quantized.onnx", "fp32": "onnx/model.onnx"}[manifest["precision"]]
     assert model == {"communique.json", "SHA256SUMS", "tokenizer.json", precise}
     code = {name for name in names if not name.startswith("communique/model/")}
-    expected = {
-        f"communique/{file.name}" for file in (ROOT / "communique").iterdir() if file.suffix in (".py", ".typed")
-    }
+    kinds = (".css", ".py", ".typed")
+    expected = {f"communique/{file.name}" for file in (ROOT / "communique").iterdir() if file.suffix in kinds}
+    assert "communique/page.css" in expected
     assert code == expected
 
 
