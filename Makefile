@@ -17,7 +17,7 @@ PORT ?= 5000
 # pip's own progress bars show on a terminal; elsewhere a line a package is enough.
 PIP := $(PY) -m pip --disable-pip-version-check install --quiet -c constraints.txt
 
-.PHONY: help setup model corpus train evaluate report compare export package read test ui lint types imports check audit format clean
+.PHONY: help setup peers model corpus train evaluate report compare export package read test ui lint types imports check audit format clean
 
 help: ## list the targets
 	@grep -hE '^[a-z][a-z-]*:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -44,6 +44,9 @@ $(STAMP)/dev: $(STAMP)/training
 	@echo 'installing the test tools …'
 	@$(PIP) --group dev
 	@touch $@
+
+peers: $(STAMP)/training ## install the other trainers that benchmarks/ measures against
+	@$(PIP) --group peers
 
 model: setup ## corpus -> train -> track -> evaluate -> export -> wheel -> read an article with it
 	@$(MAKE) --no-print-directory corpus
