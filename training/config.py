@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import difflib
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -86,11 +86,11 @@ _ADAPTER: TypeAdapter[AnyConfig] = TypeAdapter(Annotated[AnyConfig, Field(discri
 _FAMILIES: dict[str, type[Common]] = {"baseline": BaselineConfig, "frozen": FrozenConfig, "encoder": EncoderConfig}
 
 
-def load(path: str | Path, overrides: Sequence[str] = ()) -> AnyConfig:
-    """Reads a config file and applies `key=value` overrides.
+def read(path: str | Path) -> dict[str, Any]:
+    """The keys and values of a config file, unchecked.
 
     Raises:
-        ConfigError: with every problem of the file and the overrides in one message.
+        ConfigError: there is no such file, or no `key: value` lines in it.
     """
     file = Path(path)
     try:
@@ -104,6 +104,18 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> AnyConfig:
     values = _parsed(text, str(file))
     if not isinstance(values, dict):
         raise ConfigError(f"{file}: expected 'key: value' lines, found {type(values).__name__}.")
+    return values
+
+
+def load(path: str | Path, overrides: Sequence[str] = ()) -> AnyConfig:
+    """Reads a config file and applies `key=value` overrides.
+
+    Raises:
+        ConfigError: with every problem of the file and the overrides in one message.
+    """
+    values = read(path)
+    if values.get("family") == "sweep":
+        raise ConfigError(f"{path}: is a sweep over another config; run it with: python -m training sweep {path}")
     problems = []
     for override in overrides:
         key, equals, value = override.partition("=")
@@ -111,13 +123,27 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> AnyConfig:
             problems.append(f"--set {override}: expected key=value")
         else:
             values[key.strip()] = _parsed(value, f"--set {key.strip()}")
-    return _validated(values, str(file), problems)
+    return _validated(values, str(path), problems)
+
+
+def changed(config: AnyConfig, values: Mapping[str, Any], where: str) -> AnyConfig:
+    """The config with `values` in place of its own, checked like one from a file; errors begin with `where`.
+
+    Raises:
+        ConfigError: with every problem of the values in one message.
+    """
+    return _validated({**config.model_dump(), **values}, where, [])
 
 
 def dump(config: AnyConfig) -> str:
     """The config as YAML that `load` reads back to an equal one."""
+    return written(config.model_dump())
+
+
+def written(values: Mapping[str, Any]) -> str:
+    """Keys and values as YAML."""
     stream = io.StringIO()
-    YAML().dump(config.model_dump(), stream)
+    YAML().dump(values, stream)
     return stream.getvalue()
 
 
@@ -134,17 +160,19 @@ def _validated(values: dict[str, Any], where: str, problems: list[str]) -> AnyCo
         config = _ADAPTER.validate_python(values)
     except ValidationError as error:
         keys = list(_FAMILIES[values["family"]].model_fields) if values.get("family") in _FAMILIES else []
-        problems += [_explained(item, keys) for item in error.errors()]
+        # the first part of a place is pydantic's name for the class that it took
+        problems += [explained({**item, "loc": item["loc"][1:]}, keys) for item in error.errors()]
     if problems or config is None:
         raise ConfigError(f"{where}: " + "; ".join(problems) + ".")
     return config
 
 
-def _explained(item: Any, keys: list[str]) -> str:
-    path = [str(part) for part in item["loc"] if part not in _FAMILIES]
+def explained(item: Any, keys: Sequence[str]) -> str:
+    """One of pydantic's errors in words for people; `keys` are those known where it arose."""
+    path = [str(part) for part in item["loc"]]
     key = ".".join(path) or "family"
     if item["type"] == "extra_forbidden":
-        near = difflib.get_close_matches(key, keys, 1)
+        near = difflib.get_close_matches(path[-1], keys, 1)
         return f"unknown key {key}" + (f", did you mean {near[0]}?" if near else f" (known: {', '.join(keys)})")
     if item["type"] == "missing":
         return f"{key} is missing"

@@ -16,7 +16,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -108,6 +108,11 @@ def load(folder: str | Path) -> Corpus:
         test=splits[2],
         sha256=digest(root),
     )
+
+
+def without_test(corpus: Corpus) -> Corpus:
+    """The corpus with an empty test split, for whatever must not choose by it."""
+    return replace(corpus, test=replace(corpus.test, rows=(), truth=corpus.test.truth[:0]))
 
 
 def digest(folder: Path) -> str:

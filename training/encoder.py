@@ -27,7 +27,7 @@ from transformers.utils import logging as transformers_logging
 from training import actors
 from training.config import EncoderConfig
 from training.corpus import Corpus, Split, Task
-from training.errors import EncoderError
+from training.errors import DivergedError, EncoderError
 from training.files import sha256
 from training.fitted import OnEpoch
 
@@ -111,6 +111,7 @@ def fit(config: EncoderConfig, corpus: Corpus, on_epoch: OnEpoch) -> Encoder:
 
     Raises:
         EncoderError: the encoder cannot be found or loaded.
+        DivergedError: the weights ran off.
     """
     determinism(config.seed)
     device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -382,6 +383,8 @@ def _predict(model: Any, rows: Tokens, pad: int) -> Floats:
 
 def _validated(model: Any, rows: Tokens, split: Split, pad: int, task: Task) -> dict[str, float]:
     logits = _predict(model, rows, pad)
+    if not np.isfinite(logits).all():
+        raise DivergedError("the training diverged: the model answers with no numbers any more; lower learning_rate.")
     truth = split.truth
     decided = np.zeros_like(truth)
     if task == "single_label":

@@ -15,8 +15,16 @@ class EncoderError(CommuniqueError):
     """A pretrained encoder cannot be found, or is not the one that was expected."""
 
 
+class DivergedError(EncoderError):
+    """A training ran off to where there are no numbers."""
+
+
 class RunError(CommuniqueError):
     """A run folder is missing, incomplete, or in use."""
+
+
+class SweepError(CommuniqueError):
+    """A sweep's storage cannot be reached, holds another sweep, or gives no figures."""
 
 
 class TrackingError(CommuniqueError):

@@ -19,7 +19,7 @@ from training import corpus as corpora
 from training.calibrate import Calibration
 from training.console import say, warn
 from training.corpus import Corpus, Split
-from training.errors import RunError
+from training.errors import DivergedError, RunError
 from training.files import sha256, write_json, write_json_lines, write_text
 from training.fitted import Fitted
 
@@ -81,10 +81,12 @@ def _train_into(folder: Path, settings: AnyConfig, data: Corpus, key: str, track
     start = time.perf_counter()
     fitted = fit(settings, data, on_epoch)
     seconds = time.perf_counter() - start
-    shifts = calibrate.shifts(fitted.logits(data.validation.texts), data.validation.truth, data.task)
-    fitted.shift(shifts.tolist())
+    calibration = calibrated(fitted, data)
     fitted.save(folder / "model")
-    calibration = _calibrated(fitted, data, folder)
+    write_json(folder / "calibration.json", {
+        "temperature": calibration.temperature, "thresholds": list(calibration.thresholds),
+        "labels": list(data.labels), "task": data.task,
+    })  # fmt: skip
     figures = {"time/fit_seconds": seconds, "size/parameters": float(fitted.parameters)}
     for split in (data.validation, data.test):
         prefix = "val" if split is data.validation else "test"
@@ -114,6 +116,20 @@ def fit(settings: AnyConfig, data: Corpus, on_epoch: Any) -> Fitted:
     from training import encoder
 
     return encoder.fit(settings, data, on_epoch)
+
+
+def calibrated(fitted: Fitted, data: Corpus) -> Calibration:
+    """All that validation decides once there are weights: the logits are shifted, temperature and thresholds returned.
+
+    Raises:
+        DivergedError: the model answers with no numbers.
+    """
+    split = data.validation
+    logits = fitted.logits(split.texts)
+    if not np.isfinite(logits).all():
+        raise DivergedError("the training diverged: the model answers with no numbers.")
+    fitted.shift(calibrate.shifts(logits, split.truth, data.task).tolist())
+    return calibrate.fit(fitted.logits(split.texts), split.truth, data.task)
 
 
 def restore(folder: Path) -> tuple[Fitted, Calibration, AnyConfig]:
@@ -172,17 +188,6 @@ def table(figures: Mapping[str, float], prefix: str, labels: tuple[str, ...]) ->
         f"{name} {value(name)}" for name in ("background_f1", "exact_match", "ece") if f"{prefix}/{name}" in figures
     ]
     return "\n".join([*lines, f"macro_f1 {value('macro_f1')}{interval}  " + "  ".join(rest)])
-
-
-def _calibrated(fitted: Fitted, data: Corpus, folder: Path) -> Calibration:
-    result = calibrate.fit(fitted.logits(data.validation.texts), data.validation.truth, data.task)
-    stored = {
-        "temperature": result.temperature,
-        "thresholds": list(result.thresholds),
-        "labels": list(data.labels),
-    }
-    write_json(folder / "calibration.json", {**stored, "task": data.task})
-    return result
 
 
 def _behaved(fitted: Fitted, calibration: Calibration, data: Corpus, folder: Path) -> dict[str, float]:
