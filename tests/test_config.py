@@ -6,11 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from training import config
+from training import config, search
 from training.errors import ConfigError
 
 ROOT = Path(__file__).resolve().parent.parent
-CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
+FILES = sorted((ROOT / "configs").glob("*.yaml"))
+SWEEPS = [path for path in FILES if config.read(path)["family"] == "sweep"]
+CONFIGS = [path for path in FILES if path not in SWEEPS]
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
@@ -19,6 +21,15 @@ def test_every_shipped_config_is_complete_and_named_after_its_file(path: Path) -
     assert settings.name == path.stem
     written = {line.partition(":")[0] for line in path.read_text().splitlines() if ":" in line and line[0] not in "# "}
     assert written == set(type(settings).model_fields), "a config states every value: nothing is hidden in a default"
+
+
+@pytest.mark.parametrize("path", SWEEPS, ids=lambda path: path.stem)
+def test_every_shipped_sweep_fits_its_config_and_holds_its_values(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    settings = search.load(path)
+    base = config.load(settings.config)
+    assert set(config.read(path)) == set(type(settings).model_fields)
+    assert all(span.holds(getattr(base, key)) for key, span in settings.search.items()), "the config is tried first"
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
@@ -30,7 +41,8 @@ def test_a_dumped_config_reads_back_equal(path: Path, tmp_path: Path) -> None:
 
 
 def test_every_field_is_documented() -> None:
-    for kind in (config.BaselineConfig, config.FrozenConfig, config.EncoderConfig):
+    sweep = (search.SweepConfig, search.Span, search.Choices, search.Pruning)
+    for kind in (config.BaselineConfig, config.FrozenConfig, config.EncoderConfig, *sweep):
         silent = {name for name, field in kind.model_fields.items() if not field.description} - {"family"}
         assert not silent
 

@@ -73,7 +73,7 @@ def test_the_first_view_shows_the_headline(store: str, untracked: Path) -> None:
     )
     assert state["selectedColumns"][0] == state["orderByKey"] == "metrics.`test/macro_f1`"
     assert "macro_f1" in tags["mlflow.note.content"]
-    assert state["searchFilter"] == "tags.stage != 'seed'", "a parent stands for its seeds"
+    assert state["searchFilter"] == "tags.stage != 'seed' AND tags.stage != 'trial'", "parents stand for them"
 
 
 def test_a_dead_tracker_costs_a_warning_only(

@@ -78,6 +78,49 @@ def draw_comparison(comparison: Comparison, path: Path) -> None:
     save(figure, path)
 
 
+def draw_sweep(
+    trials: Sequence[Mapping[str, Any]], objective: str, importances: Mapping[str, float], target: Path
+) -> None:
+    """Writes trials.png and, where there are importances, importances.png into the folder `target`.
+
+    Args:
+        trials: `number`, `value` and `state` ("finished" or "pruned") of each, in their order.
+        objective: name of the values.
+        importances: share of each key, the largest first.
+        target: is made where it is missing.
+    """
+    target.mkdir(exist_ok=True)
+    _trials(trials, objective, target / "trials.png")
+    if importances:
+        _importances(importances, target / "importances.png")
+
+
+def _trials(trials: Sequence[Mapping[str, Any]], objective: str, path: Path) -> None:
+    figure, axis = plt.subplots(figsize=(6, 3.4))
+    for state, colour, marker in (("finished", COLOURS[0], "o"), ("pruned", COLOURS[1], "x")):
+        shown = [one for one in trials if one["state"] == state]
+        if shown:
+            numbers, values = [one["number"] for one in shown], [one["value"] for one in shown]
+            axis.scatter(numbers, values, s=18, color=colour, marker=marker, label=state)
+            if state == "finished":
+                axis.step(numbers, np.maximum.accumulate(values), where="post", color=COLOURS[4], label="best so far")
+    axis.set(xlabel="trial", ylabel=objective)
+    axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axis.legend(frameon=False)
+    save(figure, path)
+
+
+def _importances(importances: Mapping[str, float], path: Path) -> None:
+    figure, axis = plt.subplots(figsize=(6, 1 + 0.35 * len(importances)))
+    bars = axis.barh(range(len(importances)), list(importances.values()), color=COLOURS[0])
+    axis.bar_label(bars, [f"{value:.2f}" for value in importances.values()], padding=2, fontsize=8)
+    axis.set_yticks(range(len(importances)), list(importances))
+    axis.invert_yaxis()
+    axis.margins(x=0.12)
+    axis.set_xlabel("share of the differences between finished trials")
+    save(figure, path)
+
+
 def _lengths(data: Corpus, path: Path) -> None:
     figure, axis = plt.subplots(figsize=(6, 3.4))
     lengths = {split.name: [len(text.split()) for text in split.texts] for split in data.splits}

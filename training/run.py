@@ -41,6 +41,7 @@ ROOT = Path(__file__).resolve().parent.parent
 RUNS = Path("runs")
 DONE = "run.json"
 SEEDS = "seeds.json"
+SWEEP, TRIAL = "sweep.json", "trial.json"  # in the folders that `training.sweep` describes
 _PACKAGES = (
     "torch",
     "transformers",

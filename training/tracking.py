@@ -56,6 +56,8 @@ _NOTE = """Each run is one training of `python -m training train configs/….yam
   deviations, `…_low` and `…_high` the means of the seeds' own bounds. The seeds are left out of this view; take out its
   filter and sort by Created to see them folded under it.
 * `stage=compare` says which differences between runs are real.
+* A run with `stage=sweep` looked for a better config: `val/…` is its best trial's figure. Its trials are left out of
+  this view as seeds are; those given up early are tagged `status=pruned`.
 """
 
 
@@ -107,12 +109,16 @@ class Tracker:
 def log(folder: Path) -> str:
     """Logs a finished run's folder to MLflow, once; returns the run's id. Of a folder of seeds, the seeds as well.
 
+    Of a sweep's folder, the sweep and its trials.
+
     Raises:
         RunError: the folder is no finished run.
         TrackingError: the tracker cannot be reached.
     """
     from training import corpus as corpora
 
+    if (folder / run.SWEEP).exists():
+        return log_sweep(folder)
     folder = run.find(str(folder))
     record = run.record(folder) or {}
     if "members" in record:
@@ -122,11 +128,7 @@ def log(folder: Path) -> str:
     settings = configs.load(folder / "config.yaml")
     try:
         client, run_id = _open(folder, settings, corpora.load(settings.corpus))
-        history = folder / "history.jsonl"
-        for line in history.read_text(encoding="utf-8").splitlines() if history.exists() else ():
-            row = json.loads(line)
-            figures = {name: value for name, value in row.items() if "/" in name}
-            _log_metrics(client, run_id, figures, step=row["epoch"], at=row["time"])
+        _log_history(client, run_id, folder)
         _finish(client, run_id, folder)
     except Exception as error:
         raise _unreachable(folder, error) from None
@@ -139,6 +141,54 @@ def log_softly(folder: Path) -> None:
         log(folder)
     except TrackingError as error:
         warn(str(error))
+
+
+def log_sweep(folder: Path, trials: Sequence[Path] | None = None) -> str:
+    """Logs trials of a sweep, each once, under a run for the sweep, and brings that up to date; returns its id.
+
+    Args:
+        folder: the sweep's.
+        trials: folders of trials that have ended; None for all that are in `folder`.
+
+    Raises:
+        TrackingError: the tracker cannot be reached.
+    """
+    from training import corpus as corpora
+
+    record = _read(folder / run.SWEEP)
+    ended = sorted(file.parent for file in folder.glob(f"*/{run.TRIAL}")) if trials is None else trials
+    try:
+        settings = configs.load(folder / "base.yaml")
+        data = corpora.without_test(corpora.load(settings.corpus))
+        client = _client()
+        # By its key, not by an id kept in the folder: on other machines the sweep has other folders.
+        same = f"tags.sweep = '{record['key']}' and tags.stage = 'sweep'"
+        found = client.search_runs([_experiment(client)], same)
+        if found:
+            run_id = found[0].info.run_id
+        else:
+            fixed = [name for name in _PARAMETERS if name not in record["searched"]]
+            _, run_id = _open(folder, settings, data, stage="sweep", name=record["name"], parameters=fixed)
+            client.set_tag(run_id, "sweep", record["key"])
+        for trial in ended:
+            _log_trial(client, run_id, trial, record, data)
+        figures = {f"trials/{state}": float(count) for state, count in record["counts"].items()}
+        if record["best"]:
+            figures[record["objective"]] = record["best"]["value"]
+            client.set_tag(run_id, "best", f"trial {record['best']['number']}")
+        _log_metrics(client, run_id, figures)
+        for file in (folder / "sweep.yaml", folder / "best.yaml", *(folder / "figures").glob("*.png")):
+            if file.exists():
+                client.log_artifact(run_id, str(file))
+        client.set_tag(run_id, "status", record["state"])
+        ending = {COMPLETED: "FINISHED", INTERRUPTED: "KILLED"}.get(record["state"])
+        if ending:
+            client.set_terminated(run_id, ending)
+        else:
+            client.update_run(run_id, status="RUNNING")
+    except Exception as error:
+        raise _unreachable(folder, error) from None
+    return str(run_id)
 
 
 def log_bundle(folder: Path, bundle: Path) -> None:
@@ -316,11 +366,11 @@ def _view() -> str:
         "params.`learning_rate`",
         "attributes.`Dataset`",
     ]
-    # MLflow folds nested runs only where it sorts by date: sorted by a figure, seeds would stand beside their own mean.
+    # MLflow folds nested runs only where it sorts by date: sorted by a figure they would stand beside their own parent.
     state = {
         "orderByKey": "metrics.`test/macro_f1`", "orderByAsc": False, "selectedColumns": columns,
-        "searchFilter": "tags.stage != 'seed'", "startTime": "ALL", "lifecycleFilter": "Active",
-        "modelVersionFilter": "All Runs", "datasetsFilter": [],
+        "searchFilter": "tags.stage != 'seed' AND tags.stage != 'trial'", "startTime": "ALL",
+        "lifecycleFilter": "Active", "modelVersionFilter": "All Runs", "datasetsFilter": [],
     }  # fmt: skip
     return "deflate;" + base64.b64encode(zlib.compress(json.dumps(state).encode())).decode()
 
@@ -339,7 +389,9 @@ def _log_seeds(folder: Path, record: Mapping[str, Any]) -> str:
             return str(run_id)
         if not run_id:
             settings = configs.load(members[0] / "config.yaml")
-            client, run_id = _open(members[0], settings, corpora.load(settings.corpus), seeds=folder.name)
+            shared = [name for name in _PARAMETERS if name != "seed"]
+            data = corpora.load(settings.corpus)
+            client, run_id = _open(members[0], settings, data, stage="seeds", name=folder.name, parameters=shared)
         for child in children:
             client.set_tag(child, _PARENT, run_id)
             client.set_tag(child, "stage", "seed")
@@ -355,23 +407,47 @@ def _log_seeds(folder: Path, record: Mapping[str, Any]) -> str:
     return str(run_id)
 
 
-def _open(folder: Path, settings: Any, data: Corpus, *, seeds: str = "") -> tuple[Any, str]:
-    """Opens a run for `folder` or, where `seeds` names one, a parent run over seeds of which `folder` is the first."""
+def _log_trial(client: Any, parent: str, folder: Path, sweep: Mapping[str, Any], data: Corpus) -> None:
+    record = _read(folder / run.TRIAL)
+    if record["mlflow_run_id"]:
+        return
+    settings = configs.load(folder / "config.yaml")
+    _, run_id = _open(folder, settings, data, stage="trial", name=settings.name, parameters=sweep["searched"])
+    client.set_tag(run_id, _PARENT, parent)
+    client.set_tag(run_id, "sweep", sweep["key"])
+    _log_history(client, run_id, folder)
+    if record["state"] == "finished":
+        _log_metrics(client, run_id, _read(folder / "metrics.json"))
+    for name in ("config.yaml", "environment.json", run.TRIAL):
+        client.log_artifact(run_id, str(folder / name))
+    status, ending = {"finished": (COMPLETED, "FINISHED"), "pruned": ("pruned", "KILLED")}.get(
+        record["state"], ("failed", "FAILED")
+    )
+    client.set_tag(run_id, "status", status)
+    client.set_terminated(run_id, ending)
+    write_json(folder / run.TRIAL, {**record, "mlflow_run_id": run_id})
+
+
+def _open(
+    folder: Path, settings: Any, data: Corpus, *, stage: str = "train", name: str = "",
+    parameters: Sequence[str] = _PARAMETERS,
+) -> tuple[Any, str]:  # fmt: skip
+    """Opens a run with tags, parameters and inputs; without `name` it has the folder's."""
     from mlflow.data.filesystem_dataset_source import FileSystemDatasetSource  # noqa: F401  (registers sources)
 
     client = _client()
     environment = json.loads((folder / "environment.json").read_text(encoding="utf-8"))
-    opened = client.create_run(_experiment(client), run_name=seeds or folder.name, tags={
-        "stage": "seeds" if seeds else "train", "family": settings.family, "config": settings.name,
+    opened = client.create_run(_experiment(client), run_name=name or folder.name, tags={
+        "stage": stage, "family": settings.family, "config": settings.name,
         "encoder": getattr(settings, "encoder", "none"), "corpus.version": data.version, "corpus.sha256": data.sha256,
         "git.dirty": str(environment["dirty"]).lower(), "mlflow.source.git.commit": environment["commit"],
         "processor": environment["processor"], "status": "running",
     })  # fmt: skip
     run_id = opened.info.run_id
     values = settings.model_dump()
-    for name in _PARAMETERS:
-        if name in values and not (seeds and name == "seed"):
-            client.log_param(run_id, name, values[name])
+    for parameter in parameters:
+        if parameter in values:
+            client.log_param(run_id, parameter, values[parameter])
     client.log_inputs(run_id, datasets=_inputs(data))
     return client, run_id
 
@@ -384,7 +460,7 @@ def _inputs(data: Corpus) -> list[Any]:
     from training.files import sha256
 
     result = []
-    for split in data.splits:
+    for split in filter(len, data.splits):  # one that was taken out is no input
         file = data.folder / f"{split.name}.jsonl"
         full = sha256(file)
         # MLflow's own digest reads 10,000 rows at most; ours is of the whole file.
@@ -405,6 +481,18 @@ def _log_metrics(
 
     moment = int((at or time.time()) * 1000)
     client.log_batch(run_id, metrics=[Metric(name, float(value), moment, step) for name, value in figures.items()])
+
+
+def _log_history(client: Any, run_id: str, folder: Path) -> None:
+    history = folder / "history.jsonl"
+    for line in history.read_text(encoding="utf-8").splitlines() if history.exists() else ():
+        row = json.loads(line)
+        figures = {name: value for name, value in row.items() if "/" in name}
+        _log_metrics(client, run_id, figures, step=row["epoch"], at=row["time"])
+
+
+def _read(path: Path) -> dict[str, Any]:
+    return dict(json.loads(path.read_text(encoding="utf-8")))
 
 
 def _finish(client: Any, run_id: str, folder: Path) -> None:
