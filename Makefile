@@ -10,6 +10,7 @@ VENV := .venv
 PY := $(VENV)/bin/python
 STAMP := .make
 CONFIG ?= configs/minilm.yaml
+SWEEP ?= configs/sweep.yaml
 RUN ?= runs/model
 BUNDLE ?= bundles/model
 ARTICLE ?= datasets/articles/ceasefire.md
@@ -17,12 +18,12 @@ PORT ?= 5000
 # pip's own progress bars show on a terminal; elsewhere a line a package is enough.
 PIP := $(PY) -m pip --disable-pip-version-check install --quiet -c constraints.txt
 
-.PHONY: help setup peers model corpus train evaluate report compare export package read test ui lint types imports check audit format clean
+.PHONY: help setup peers model corpus train evaluate report compare sweep export package read test ui lint types imports check audit format clean
 
 help: ## list the targets
 	@grep -hE '^[a-z][a-z-]*:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
 	@echo
-	@echo '  CONFIG=$(CONFIG)  RUN=$(RUN)  BUNDLE=$(BUNDLE)  PORT=$(PORT)'
+	@echo '  CONFIG=$(CONFIG)  SWEEP=$(SWEEP)  RUN=$(RUN)  BUNDLE=$(BUNDLE)  PORT=$(PORT)'
 
 setup: $(STAMP)/training ## virtual environment with everything pinned (also done by the other targets)
 
@@ -67,6 +68,9 @@ corpus: setup ## check the corpus and print its statistics
 
 train: setup ## train CONFIG into RUN, track it, evaluate it (reused where nothing changed); SEEDS=3 for a spread
 	@$(PY) -m training train $(CONFIG) --output $(RUN) $(if $(SEEDS),--seeds $(SEEDS))
+
+sweep: setup ## look for a better config: SWEEP; goes on where it stopped; TRIALS=50 for another number
+	@$(PY) -m training sweep $(SWEEP) $(if $(TRIALS),--trials $(TRIALS))
 
 evaluate: setup ## evaluate RUN on its test split, or ON=FILE
 	@$(PY) -m training evaluate $(RUN) $(if $(ON),--on $(ON))

@@ -61,6 +61,12 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("--no-track", action="store_true", help="do not log to MLflow")
     train.set_defaults(run=_train)
 
+    sweep = commands.add_parser("sweep", help="look for a better config by training many; goes on where it stopped")
+    sweep.add_argument("config", nargs="?", default="configs/sweep.yaml", help="default: %(default)s")
+    sweep.add_argument("--trials", type=_count, metavar="N", help="in all, in place of the config's number")
+    sweep.add_argument("--no-track", action="store_true", help="do not log to MLflow")
+    sweep.set_defaults(run=_sweep)
+
     evaluate = commands.add_parser("evaluate", help="evaluate a finished run, on its test split or another file")
     evaluate.add_argument("target", metavar="RUN", help="a run's folder, or a config's name for its newest run")
     evaluate.add_argument("--on", type=Path, metavar="FILE", help="labelled JSONL (text, intents); default: test")
@@ -151,6 +157,13 @@ def _train(parsed: argparse.Namespace) -> int:
     return 0
 
 
+def _sweep(parsed: argparse.Namespace) -> int:
+    from training.sweep import sweep
+
+    sweep(parsed.config, parsed.trials, track=not parsed.no_track)
+    return 0
+
+
 def _evaluate(parsed: argparse.Namespace) -> int:
     from training import evaluation
 
@@ -179,10 +192,10 @@ def _report(parsed: argparse.Namespace) -> int:
 
 
 def _log(parsed: argparse.Namespace) -> int:
-    from training import run, tracking
+    from training import tracking
     from training.console import say
 
-    say(f"logged as MLflow run {tracking.log(run.find(parsed.target))}")
+    say(f"logged as MLflow run {tracking.log(Path(parsed.target))}")
     return 0
 
 
