@@ -9,5 +9,5 @@
 from communique.classifier import Classifier, Statement, load
 from communique.errors import CommuniqueError
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 __all__ = ["Classifier", "CommuniqueError", "Statement", "__version__", "load"]
