@@ -18,7 +18,7 @@ from training.export import export
 from training.train import restore, train
 
 ROOT = Path(__file__).resolve().parent.parent
-CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
+CONFIGS = sorted(set((ROOT / "configs").glob("*.yaml")) - {ROOT / "configs" / "sweep.yaml"})
 Folder = Callable[[str], Path]
 
 
