@@ -32,6 +32,11 @@ MAX_F1_DROP = 0.003
 RECIPES = (
     ("all matrices", None),
     ("all but the feed-forward outputs", r"layer\.\d+/output/dense|layers\.\d+/mlp/Wo"),
+    # what the lowest layers get wrong, all those above them build on
+    (
+        "all but the feed-forward outputs and the two lowest layers",
+        r"layer\.\d+/output/dense|layers\.\d+/mlp/Wo|layers?\.[01]/",
+    ),
     ("all but the feed-forward layers", r"layer\.\d+/(?:intermediate|output)/dense|layers\.\d+/mlp/W[io]"),
 )
 
