@@ -170,26 +170,15 @@ class Classifier:
             return decided
         return np.asarray(probabilities >= np.asarray(self.thresholds), dtype=np.bool_)
 
-    def _confidence(self, probabilities: Floats) -> Floats:
-        """See `Statement.confidence`; float32 (texts,)."""
-        if self.manifest.task == "single_label":
-            ranked = np.sort(probabilities, axis=1)
-            return np.asarray(ranked[:, -1] - (ranked[:, -2] if ranked.shape[1] > 1 else 0), dtype=np.float32)
-        thresholds = np.asarray(self.thresholds)
-        way = np.where(probabilities >= thresholds, 1 - thresholds, thresholds)
-        # a threshold may be set to 0 or 1, where one side has no length
-        shares = np.abs(probabilities - thresholds) / np.maximum(way, np.finfo(np.float32).tiny)
-        return np.asarray(np.minimum(shares, 1).min(axis=1), dtype=np.float32)
-
     def _statements(self, texts: Sequence[str], spans: Iterable[tuple[int, int]]) -> Iterator[Statement]:
         probabilities = self.predict_proba(texts)
-        confidence = self._confidence(probabilities)
-        columns = (probabilities, self._decide(probabilities), confidence, confidence < self.min_confidence)
-        for text, (start, end), row, decided, sure, unsure in zip(
+        sure = confidence(probabilities, np.asarray(self.thresholds), self.manifest.task).astype(np.float32)
+        columns = (probabilities, self._decide(probabilities), sure, sure < self.min_confidence)
+        for text, (start, end), row, decided, clarity, unsure in zip(
             texts, spans, *(column.tolist() for column in columns), strict=True
         ):
             intents = tuple(label for label, yes in zip(self.classes_, decided, strict=True) if yes)
-            yield Statement(text, intents, dict(zip(self.classes_, row, strict=True)), start, end, sure, unsure)
+            yield Statement(text, intents, dict(zip(self.classes_, row, strict=True)), start, end, clarity, unsure)
 
     def __getstate__(self) -> dict[str, Any]:
         """What a pickle carries: the bundle's bytes and the options, no session."""
@@ -238,6 +227,17 @@ def load(
                 "or name a bundle's folder: communique.load('bundles/minilm')."
             )
     return Classifier(bundle.read(path, precision), threads=threads, min_confidence=min_confidence)
+
+
+def confidence(probabilities: npt.NDArray[Any], thresholds: npt.NDArray[Any], task: str) -> npt.NDArray[Any]:
+    """`Statement.confidence` of each row (texts,) of probabilities (texts, labels)."""
+    if task == "single_label":
+        ranked = np.sort(probabilities, axis=1)
+        return np.asarray(ranked[:, -1] - (ranked[:, -2] if ranked.shape[1] > 1 else 0))
+    way = np.where(probabilities >= thresholds, 1 - thresholds, thresholds)
+    # a threshold may be set to 0 or 1, where one side has no length
+    shares = np.abs(probabilities - thresholds) / np.maximum(way, np.finfo(np.float32).tiny)
+    return np.asarray(np.minimum(shares, 1).min(axis=1))
 
 
 def _tokenizer(source: bundle.Bundle) -> Tokenizer:

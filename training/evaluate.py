@@ -8,10 +8,13 @@ sentences of one scenario are not independent.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from sklearn.metrics import average_precision_score, f1_score
+
+from communique import classifier
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int8]
@@ -34,14 +37,9 @@ def confidence(probabilities: Floats, thresholds: Sequence[float], task: str) ->
 
     Multi-label: a label's decision is as sure as its probability p is far from its threshold t, (p - t) / (1 - t) where
     it is reached and (t - p) / t where it is not; a text's is the least of them. Single-label: the highest probability
-    less the second. The same as `communique.Statement.confidence`.
+    less the second. It is `communique.Statement.confidence`.
     """
-    if task == "single_label":
-        best = np.sort(probabilities, axis=1)[:, ::-1]
-        return np.asarray(best[:, 0] - best[:, 1] if best.shape[1] > 1 else best[:, 0], dtype=np.float64)
-    t = np.asarray(thresholds, dtype=np.float64)
-    distance = np.where(probabilities >= t, (probabilities - t) / (1 - t), (t - probabilities) / t)
-    return np.asarray(distance.min(axis=1), dtype=np.float64)
+    return classifier.confidence(probabilities, np.asarray(thresholds, dtype=np.float64), task)
 
 
 def figures(
@@ -110,20 +108,25 @@ def expected_calibration_error(truth: Ints, probabilities: Floats, bins: int = B
     return float(np.mean(errors))
 
 
+def by_group(values: npt.NDArray[Any], groups: Sequence[str]) -> Floats:
+    """Sums of `values` (texts, …) over the texts of each group: (groups, …), the groups in their names' order."""
+    names, places = np.unique(np.asarray(groups), return_inverse=True)
+    totals = np.zeros((len(names), *values.shape[1:]))
+    np.add.at(totals, places, values)
+    return totals
+
+
 def intervals(
     truth: Ints, decided: Ints, groups: Sequence[str], labels: Sequence[str], seed: int = 0
 ) -> dict[str, float]:
     """NAME_low and NAME_high of macro_f1, exact_match and each f1_X, resampled by group; arguments as in `figures`."""
-    _, places = np.unique(np.asarray(groups), return_inverse=True)
-    count = int(places.max()) + 1
 
-    def by_group(values: npt.NDArray[np.bool_]) -> Floats:
-        totals = np.zeros((count, *values.shape[1:]))
-        np.add.at(totals, places, values)
-        return totals
+    def totals(values: npt.NDArray[np.bool_]) -> Floats:
+        return by_group(values, groups)
 
-    hits, chosen, real = by_group((truth & decided) > 0), by_group(decided > 0), by_group(truth > 0)
-    exact, sizes = by_group((truth == decided).all(axis=1)), by_group(np.ones(len(truth), dtype=bool))
+    hits, chosen, real = totals((truth & decided) > 0), totals(decided > 0), totals(truth > 0)
+    exact, sizes = totals((truth == decided).all(axis=1)), totals(np.ones(len(truth), dtype=bool))
+    count = len(sizes)
     draws = np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), size=RESAMPLES)
     f1 = 2 * (draws @ hits) / np.maximum(draws @ chosen + draws @ real, 1e-9)
     samples = {"macro_f1": f1.mean(axis=1), "exact_match": (draws @ exact) / np.maximum(draws @ sizes, 1)}

@@ -24,6 +24,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from training.evaluate import by_group
+
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int8]
 
@@ -73,15 +75,8 @@ def count(truth: Ints, decided: Sequence[Ints], groups: Sequence[str]) -> Counts
         decided: of the same shape, one for each seed.
         groups: scenario of each text.
     """
-    _, places = np.unique(np.asarray(groups), return_inverse=True)
-
-    def by_group(values: Ints) -> Floats:
-        totals = np.zeros((int(places.max()) + 1, truth.shape[1]))
-        np.add.at(totals, places, values)
-        return totals
-
-    hits = np.stack([by_group(truth & one) for one in decided])
-    return Counts(hits, np.stack([by_group(one) for one in decided]), by_group(truth))
+    hits = np.stack([by_group(truth & one, groups) for one in decided])
+    return Counts(hits, np.stack([by_group(one, groups) for one in decided]), by_group(truth, groups))
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ import sys
 import time
 import urllib.request
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -202,24 +202,22 @@ def log_bundle(folder: Path, bundle: Path) -> None:
 
 def log_figures(folder: Path, figures: Mapping[str, float]) -> None:
     """Adds figures of a later evaluation to a run that is in the tracker; warns where it cannot."""
-    record = run.record(folder) or {}
-    if not record.get("mlflow_run_id"):
-        return
-    try:
-        _log_metrics(_client(), record["mlflow_run_id"], figures)
-    except Exception as error:
-        warn(f"the figures were not logged: {_short(error)}")
+    _add(folder, "figures", lambda client, run_id: _log_metrics(client, run_id, figures))
 
 
 def log_files(folder: Path) -> None:
     """Logs the folder's files again for a run that is in the tracker; warns where it cannot."""
-    record = run.finished(folder) or {}
-    if not record.get("mlflow_run_id"):
+    _add(folder, "files", lambda client, run_id: _log_files(client, run_id, folder))
+
+
+def _add(folder: Path, what: str, write: Callable[[Any, str], None]) -> None:
+    run_id = (run.record(folder) or {}).get("mlflow_run_id")
+    if not run_id:
         return
     try:
-        _log_files(_client(), record["mlflow_run_id"], folder)
+        write(_client(), run_id)
     except Exception as error:
-        warn(f"the files were not logged: {_short(error)}")
+        warn(f"the {what} were not logged: {_short(error)}")
 
 
 def log_comparison(files: Sequence[Path], words: str) -> None:
