@@ -11,7 +11,7 @@ import importlib.util
 import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -25,7 +25,9 @@ from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTok
 from transformers.utils import logging as transformers_logging
 
 from training import actors
+from training.checkpoint import Arrays, Checkpoints
 from training.config import EncoderConfig
+from training.console import say
 from training.corpus import Corpus, Split, Task
 from training.errors import DivergedError, EncoderError
 from training.files import sha256
@@ -100,18 +102,23 @@ def source_of(name: str) -> tuple[str, dict[str, str]]:
     return name, {"name": name}
 
 
-def fit(config: EncoderConfig, corpus: Corpus, on_epoch: OnEpoch) -> Encoder:
+def fit(
+    config: EncoderConfig, corpus: Corpus, on_epoch: OnEpoch, checkpoints: Checkpoints | None = None
+) -> Encoder:
     """Fine-tunes on train, watches validation, returns the best epoch's model.
 
     Args:
         config: the recipe.
         corpus: labels, task, train and validation.
         on_epoch: called after each epoch with `train/loss`, `train/learning_rate`, `val/loss`,
-            `val/macro_f1` (at 0.5) and `val/macro_ap`. Raising there ends the training.
+            `val/macro_f1` (at 0.5) and `val/macro_ap`. Raising there ends the training. Called again for an epoch
+            that ended just before the training was cut short.
+        checkpoints: where the training is saved, and from whose newest it goes on; None saves nothing.
 
     Raises:
         EncoderError: the encoder cannot be found or loaded.
         DivergedError: the weights ran off.
+        KeyboardInterrupt: Ctrl-C; a checkpoint was saved first.
     """
     determinism(config.seed)
     device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -131,20 +138,25 @@ def fit(config: EncoderConfig, corpus: Corpus, on_epoch: OnEpoch) -> Encoder:
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(step, steps, config))
     average = copy.deepcopy(model).eval() if config.ema else None
     autocast = _autocasts(config.precision, device)
-    random = np.random.default_rng(config.seed)
     texts = corpus.train.texts
     naming = _naming_states(texts) if config.swap_actors else []
     swaps = round(config.swap_actors * len(naming))
-    draw = Random(config.seed)  # apart from `random`, which orders the batches
 
-    best, best_figure, waited = _snapshot(model), -1.0, 0
-    with tqdm(total=steps, unit="step", disable=None, leave=False) as bar:
-        for epoch in range(1, config.epochs + 1):
+    checkpoints = checkpoints or Checkpoints(None)
+    at = _Progress(model, average, optimizer, schedule, np.random.default_rng(config.seed), Random(config.seed))
+    if saved := checkpoints.latest():
+        at.restore(*saved)
+        say(f"going on from epoch {at.epoch}, update {schedule.last_epoch} of {steps}")
+    with (
+        tqdm(total=steps, initial=schedule.last_epoch, unit="step", disable=None, leave=False) as bar,
+        checkpoints.listening(),
+    ):
+        while at.epoch <= config.epochs and at.waited < config.patience:
             model.train()
-            losses = []
-            swapped = {i: actors.random_swap(texts[i], draw) for i in draw.sample(naming, swaps)}
+            swapped = {i: actors.random_swap(texts[i], at.draw) for i in at.draw.sample(naming, swaps)}
             rows = _replaced(train, swapped, tokenizer, config.max_length)
-            for places in _batches([len(ids) for ids in rows], config.batch_size, random):
+            batches = list(_batches([len(ids) for ids in rows], config.batch_size, at.random))
+            for places in batches[len(at.losses) :]:
                 ids, mask = _padded([rows[i] for i in places], pad, device)
                 with torch.autocast(device, dtype=torch.bfloat16, enabled=autocast):
                     output = model(input_ids=ids, attention_mask=mask).logits
@@ -156,20 +168,104 @@ def fit(config: EncoderConfig, corpus: Corpus, on_epoch: OnEpoch) -> Encoder:
                 optimizer.zero_grad(set_to_none=True)
                 if average is not None:
                     _average(average, model, config.ema, schedule.last_epoch)
-                losses.append(loss.detach())
+                at.losses.append(loss.detach())
                 bar.update()
+                if checkpoints.due():
+                    checkpoints.save(*at.saved())
             candidate = average if average is not None else model
             figures = _validated(candidate, validation, corpus.validation, pad, corpus.task)
-            figures["train/loss"] = float(torch.stack(losses).mean())
+            figures["train/loss"] = float(torch.stack(at.losses).mean())
             figures["train/learning_rate"] = float(schedule.get_last_lr()[-1])
-            on_epoch(epoch, figures)
+            on_epoch(at.epoch, figures)
             bar.set_postfix(f1=f"{figures['val/macro_f1']:.3f}")
-            if figures["val/macro_ap"] > best_figure:
-                best, best_figure, waited = _snapshot(candidate), figures["val/macro_ap"], 0
-            elif (waited := waited + 1) >= config.patience:
-                break
-    model.load_state_dict(best)
+            at.end_epoch(candidate, figures["val/macro_ap"])
+            checkpoints.save(*at.saved())
+    model.load_state_dict(at.best)
     return Encoder(model.float().eval().cpu(), tokenizer, config.max_length)
+
+
+@dataclass
+class _Progress:
+    """All that training changes; saved and restored, it goes on as if it had never stopped."""
+
+    model: Any
+    average: Any  # None without one
+    optimizer: torch.optim.Optimizer
+    schedule: torch.optim.lr_scheduler.LambdaLR
+    random: np.random.Generator  # orders the batches
+    draw: Random  # chooses the swapped states
+    epoch: int = 1
+    losses: list[torch.Tensor] = field(default_factory=list)  # of the epoch's updates so far
+    best_figure: float = -1.0
+    waited: int = 0  # epochs since the best
+
+    def __post_init__(self) -> None:
+        self.best = _snapshot(self.model)
+        self._drawn = self._generators()
+
+    def end_epoch(self, candidate: Any, figure: float) -> None:
+        """Keeps the candidate's weights where its figure is the best so far, and turns to the next epoch."""
+        self.waited += 1
+        if figure > self.best_figure:
+            self.best, self.best_figure, self.waited = _snapshot(candidate), figure, 0
+        self.epoch, self.losses, self._drawn = self.epoch + 1, [], self._generators()
+
+    def saved(self) -> tuple[Arrays, dict[str, Any]]:
+        """Everything as arrays and as what JSON can hold."""
+        optimizer = self.optimizer.state_dict()
+        tensors = {f"model/{name}": value for name, value in self.model.state_dict().items()}
+        tensors |= {f"best/{name}": value for name, value in self.best.items()}
+        if self.average is not None:
+            tensors |= {f"average/{name}": value for name, value in self.average.state_dict().items()}
+        for place, values in optimizer["state"].items():
+            tensors |= {f"optimizer/{place}/{name}": value for name, value in values.items()}
+        if self.losses:
+            tensors["losses/all"] = torch.stack(self.losses)
+        tensors["dropout/cpu"] = torch.get_rng_state()
+        if torch.cuda.is_available():
+            tensors["dropout/cuda"] = torch.cuda.get_rng_state()
+        state = {
+            **{name: getattr(self, name) for name in _COUNTED},
+            "groups": optimizer["param_groups"],
+            "schedule": self.schedule.state_dict(),
+            "drawn": self._drawn,
+        }
+        return {name: value.detach().cpu().contiguous().numpy() for name, value in tensors.items()}, state
+
+    def restore(self, arrays: Arrays, state: Mapping[str, Any]) -> None:
+        """Takes up what `saved` gave, in the middle of an epoch as well: its order is drawn again."""
+        parts: dict[str, dict[str, torch.Tensor]] = {}
+        for name, value in arrays.items():
+            part, _, rest = name.partition("/")
+            parts.setdefault(part, {})[rest] = torch.tensor(value)
+        device = self.model.device
+        self.model.load_state_dict(parts["model"])
+        self.best = {name: value.to(device) for name, value in parts["best"].items()}
+        if self.average is not None:
+            self.average.load_state_dict(parts["average"])
+        moments: dict[int, dict[str, torch.Tensor]] = {}
+        for name, value in parts.get("optimizer", {}).items():
+            place, _, kind = name.partition("/")
+            moments.setdefault(int(place), {})[kind] = value
+        self.optimizer.load_state_dict({"state": moments, "param_groups": state["groups"]})
+        self.schedule.load_state_dict(dict(state["schedule"]))
+        self.losses = list(parts["losses"]["all"].to(device)) if "losses" in parts else []
+        for name in _COUNTED:
+            setattr(self, name, state[name])
+        self._drawn = state["drawn"]
+        self.random.bit_generator.state = self._drawn["random"]
+        version, numbers, gauss = self._drawn["draw"]
+        self.draw.setstate((version, tuple(numbers), gauss))
+        torch.set_rng_state(parts["dropout"]["cpu"])
+        if "cuda" in parts["dropout"]:
+            torch.cuda.set_rng_state(parts["dropout"]["cuda"])
+
+    def _generators(self) -> dict[str, Any]:
+        """Where the generators stand as an epoch begins: from here its order and its swaps can be drawn again."""
+        return {"random": self.random.bit_generator.state, "draw": self.draw.getstate()}
+
+
+_COUNTED = ("epoch", "best_figure", "waited")
 
 
 def load(folder: Path) -> Encoder:

@@ -9,11 +9,13 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+PARTIAL = ".partial-"  # in the name of a file that is being written
+
 
 def write_text(path: Path, text: str) -> None:
     """Writes beside the place, then renames into it: a reader never sees half a file."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
+    partial = path.with_name(f".{path.name}{PARTIAL}{os.getpid()}")
     try:
         partial.write_text(text, encoding="utf-8")
         partial.replace(path)

@@ -1,6 +1,8 @@
 """One run's folder: what is in it, when it is whole, and how to find one by name.
 
 config.yaml            as resolved
+begun.json             the key of its inputs, its status (running, interrupted, failed, finished), its run in MLflow
+checkpoint/            while it trains: what it goes on from when it was cut short
 history.jsonl          figures of each epoch
 model/                 weights
 calibration.json       temperature and thresholds
@@ -36,9 +38,11 @@ from typing import Any
 
 from training.console import warn
 from training.errors import RunError
+from training.files import write_json
 
 ROOT = Path(__file__).resolve().parent.parent
 RUNS = Path("runs")
+BEGUN = "begun.json"
 DONE = "run.json"
 SEEDS = "seeds.json"
 SWEEP, TRIAL = "sweep.json", "trial.json"  # in the folders that `training.sweep` describes
@@ -55,8 +59,18 @@ _PACKAGES = (
 
 
 def finished(folder: Path) -> dict[str, Any] | None:
-    """What `run.json` says, or None where the run is missing or was cut short."""
+    """What `run.json` says, or None where the run is missing or not whole yet."""
     return _read(folder / DONE)
+
+
+def begun(folder: Path) -> dict[str, Any]:
+    """What `begun.json` says; empty where there is none."""
+    return _read(folder / BEGUN) or {}
+
+
+def mark(folder: Path, **values: Any) -> None:
+    """Writes values into `begun.json`, beside those that it has."""
+    write_json(folder / BEGUN, {**begun(folder), **values})
 
 
 def record(folder: Path) -> dict[str, Any] | None:

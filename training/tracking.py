@@ -67,18 +67,19 @@ class Tracker:
 
     client: Any
     run_id: str | None
+    logged: int = 0  # the last epoch that the run has
 
     @classmethod
     def start(cls, folder: Path, settings: Any, data: Corpus) -> Tracker:
-        """Opens a run with parameters, tags and the corpus; never raises."""
+        """Opens a run with parameters, tags and the corpus, or the one that was cut short again; never raises."""
         tracker = cls(None, None)
         with tracker._softly():
-            tracker.client, tracker.run_id = _open(folder, settings, data)
+            tracker.client, tracker.run_id, tracker.logged = _go_on(folder, settings, data)
         return tracker
 
     def epoch(self, epoch: int, figures: Mapping[str, float]) -> None:
-        """Logs one epoch's figures at step `epoch`; never raises."""
-        if self.run_id:
+        """Logs one epoch's figures at step `epoch`, once; never raises."""
+        if self.run_id and epoch > self.logged:
             with self._softly():
                 _log_metrics(self.client, self.run_id, figures, step=epoch)
 
@@ -127,8 +128,7 @@ def log(folder: Path) -> str:
         return str(record["mlflow_run_id"])
     settings = configs.load(folder / "config.yaml")
     try:
-        client, run_id = _open(folder, settings, corpora.load(settings.corpus))
-        _log_history(client, run_id, folder)
+        client, run_id, _ = _go_on(folder, settings, corpora.load(settings.corpus))
         _finish(client, run_id, folder)
     except Exception as error:
         raise _unreachable(folder, error) from None
@@ -426,6 +426,28 @@ def _log_trial(client: Any, parent: str, folder: Path, sweep: Mapping[str, Any],
     write_json(folder / run.TRIAL, {**record, "mlflow_run_id": run_id})
 
 
+def _go_on(folder: Path, settings: Any, data: Corpus) -> tuple[Any, str, int]:
+    """The run that a training opened before it was cut short, else a new one, with the epochs of the folder's history.
+
+    Returns:
+        the client, the run's id, and the last epoch that the run has.
+    """
+    from mlflow.exceptions import MlflowException
+
+    client, run_id = _client(), run.begun(folder).get("mlflow_run_id")
+    try:
+        if not run_id or client.get_run(run_id).info.lifecycle_stage != "active":
+            raise MlflowException("there is none")
+        client.update_run(run_id, status="RUNNING")
+        client.set_tag(run_id, "status", "running")
+        logged = max((point.step for point in client.get_metric_history(run_id, "train/loss")), default=0)
+    except MlflowException:  # removed, or in another store
+        client, run_id = _open(folder, settings, data)
+        run.mark(folder, mlflow_run_id=run_id)
+        logged = 0
+    return client, run_id, _log_history(client, run_id, folder, logged)
+
+
 def _open(
     folder: Path, settings: Any, data: Corpus, *, stage: str = "train", name: str = "",
     parameters: Sequence[str] = _PARAMETERS,
@@ -481,12 +503,16 @@ def _log_metrics(
     client.log_batch(run_id, metrics=[Metric(name, float(value), moment, step) for name, value in figures.items()])
 
 
-def _log_history(client: Any, run_id: str, folder: Path) -> None:
+def _log_history(client: Any, run_id: str, folder: Path, logged: int = 0) -> int:
+    """Logs the epochs of the folder's history that come after `logged`; returns the last."""
     history = folder / "history.jsonl"
     for line in history.read_text(encoding="utf-8").splitlines() if history.exists() else ():
         row = json.loads(line)
-        figures = {name: value for name, value in row.items() if "/" in name}
-        _log_metrics(client, run_id, figures, step=row["epoch"], at=row["time"])
+        if row["epoch"] > logged:
+            figures = {name: value for name, value in row.items() if "/" in name}
+            _log_metrics(client, run_id, figures, step=row["epoch"], at=row["time"])
+            logged = row["epoch"]
+    return logged
 
 
 def _read(path: Path) -> dict[str, Any]:

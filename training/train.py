@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import shutil
@@ -14,13 +15,14 @@ from typing import Any
 
 import numpy as np
 
-from training import actors, behaviour, calibrate, config, evaluate, run
+from training import actors, behaviour, calibrate, checkpoint, config, evaluate, run
 from training import corpus as corpora
 from training.calibrate import Calibration
+from training.checkpoint import Checkpoints
 from training.console import say, warn
 from training.corpus import Corpus, Split
 from training.errors import DivergedError, RunError
-from training.files import sha256, write_json, write_json_lines, write_text
+from training.files import PARTIAL, sha256, write_json, write_json_lines, write_text
 from training.fitted import Fitted
 
 AnyConfig = config.AnyConfig
@@ -31,7 +33,7 @@ _PREDICTED = ("id", "scenario", "text", "intents", "probabilities")  # a corpus'
 
 
 def train(settings: AnyConfig, output: Path | None = None, *, track: bool = True) -> Path:
-    """Trains once and returns the run's folder; a finished run of the same inputs is reused.
+    """Trains once and returns the run's folder; of the same inputs, a finished run is reused and one cut short goes on.
 
     Args:
         settings: the resolved config.
@@ -45,26 +47,35 @@ def train(settings: AnyConfig, output: Path | None = None, *, track: bool = True
     data = corpora.load(settings.corpus)
     key = run_key(settings, data)
     folder = output or run.RUNS / f"{settings.name}-{key}"
-    record = run.finished(folder)
-    if record and record["key"] == key:
-        say(f"{folder}: finished already with the same config, corpus and code; reused.")
-        _track_later(folder, track)
-        return folder
-    make_room(folder, run.record(folder))
-    folder.mkdir(parents=True)
-    write_text(folder / "config.yaml", config.dump(settings))
-    write_json(folder / "environment.json", run.environment())
-    say(f"config ({folder / 'config.yaml'}):")
-    say("  " + config.dump(settings).strip().replace("\n", "\n  "))
-    say(f"corpus {data.name} {data.version}: " + ", ".join(f"{split.name} {len(split)}" for split in data.splits))
+    with checkpoint.explained(folder), checkpoint.alone(folder):
+        record = run.finished(folder)
+        if record and record["key"] == key:
+            say(f"{folder}: finished already with the same config, corpus and code; reused.")
+            _complete(folder, track)
+            return folder
+        if run.begun(folder).get("key") != key:
+            make_room(folder, run.record(folder))
+            folder.mkdir(parents=True)
+            write_text(folder / "config.yaml", config.dump(settings))
+        write_json(folder / "environment.json", run.environment())
+        run.mark(folder, key=key, status="running")
+        say(f"config ({folder / 'config.yaml'}):")
+        say("  " + config.dump(settings).strip().replace("\n", "\n  "))
+        say(f"corpus {data.name} {data.version}: " + ", ".join(f"{split.name} {len(split)}" for split in data.splits))
 
-    tracker = _tracker(folder, settings, data) if track else None
-    try:
-        _train_into(folder, settings, data, key, tracker)
-    except BaseException as error:  # Ctrl-C as well
-        if tracker:
-            tracker.interrupt(error)
-        raise
+        tracker = None
+        try:
+            tracker = _tracker(folder, settings, data) if track else None
+            _train_into(folder, settings, data, key, tracker)
+        except BaseException as error:  # Ctrl-C as well
+            stopped = isinstance(error, KeyboardInterrupt)
+            with contextlib.suppress(OSError):  # a full disk may be the reason
+                run.mark(folder, status="interrupted" if stopped else "failed")
+            if tracker:
+                tracker.interrupt(error)
+            if stopped:
+                warn(f"{folder} is marked as interrupted; the same command goes on with it.")
+            raise
     return folder
 
 
@@ -72,15 +83,16 @@ def _train_into(folder: Path, settings: AnyConfig, data: Corpus, key: str, track
     history = folder / "history.jsonl"
 
     def on_epoch(epoch: int, figures: Mapping[str, float]) -> None:
-        with history.open("a", encoding="utf-8") as stream:
-            stream.write(json.dumps({"epoch": epoch, "time": time.time(), **figures}) + "\n")
+        lines = history.read_text(encoding="utf-8").splitlines() if history.exists() else []
+        rows = [row for row in map(json.loads, lines) if row["epoch"] < epoch]  # a training that goes on may repeat one
+        write_json_lines(history, [*rows, {"epoch": epoch, "time": time.time(), **figures}])
         say(f"epoch {epoch:>3}  " + "  ".join(f"{name} {value:.4g}" for name, value in sorted(figures.items())))
         if tracker:
             tracker.epoch(epoch, figures)
 
-    start = time.perf_counter()
-    fitted = fit(settings, data, on_epoch)
-    seconds = time.perf_counter() - start
+    checkpoints = Checkpoints(folder / "checkpoint")
+    fitted = fit(settings, data, on_epoch, checkpoints)
+    seconds = checkpoints.seconds
     calibration = calibrated(fitted, data)
     fitted.save(folder / "model")
     write_json(folder / "calibration.json", {
@@ -101,10 +113,14 @@ def _train_into(folder: Path, settings: AnyConfig, data: Corpus, key: str, track
     say(f"run folder: {folder}, report: {_reported(folder)}")
     if tracker:
         tracker.finish(folder)
+    _complete(folder, track=False)
 
 
-def fit(settings: AnyConfig, data: Corpus, on_epoch: Any) -> Fitted:
-    """Fits the config's family; its module, and so torch or scikit-learn, is imported here."""
+def fit(settings: AnyConfig, data: Corpus, on_epoch: Any, checkpoints: Checkpoints | None = None) -> Fitted:
+    """Fits the config's family; its module, and so torch or scikit-learn, is imported here.
+
+    `checkpoints` is for the family that takes long; the others start again.
+    """
     if isinstance(settings, config.BaselineConfig):
         from training import baseline
 
@@ -115,7 +131,7 @@ def fit(settings: AnyConfig, data: Corpus, on_epoch: Any) -> Fitted:
         return frozen.fit(settings, data, on_epoch)
     from training import encoder
 
-    return encoder.fit(settings, data, on_epoch)
+    return encoder.fit(settings, data, on_epoch, checkpoints)
 
 
 def calibrated(fitted: Fitted, data: Corpus) -> Calibration:
@@ -261,12 +277,13 @@ def make_room(folder: Path, record: Mapping[str, Any] | None) -> None:
             shutil.rmtree(kept)
         folder.rename(kept)
         warn(f"{folder} held a finished run of other inputs; it is kept as {kept}.")
-    elif folder.exists() and any(folder.iterdir()):
+    elif folder.exists() and any(PARTIAL not in child.name for child in folder.iterdir()):
         if not (folder / "config.yaml").exists():
             raise RunError(f"{folder}: is there already and is not a run; name another --output.")
+        warn(f"{folder} held an unfinished run of other inputs; it is removed.")
         shutil.rmtree(folder)
     elif folder.exists():
-        folder.rmdir()
+        shutil.rmtree(folder)
 
 
 def _tracker(folder: Path, settings: AnyConfig, data: Corpus) -> Any:
@@ -275,9 +292,17 @@ def _tracker(folder: Path, settings: AnyConfig, data: Corpus) -> Any:
     return tracking.Tracker.start(folder, settings, data)
 
 
-def _track_later(folder: Path, track: bool) -> None:
+def _complete(folder: Path, track: bool) -> None:
+    """Does for a finished run what is still to do, perhaps because it was killed just then."""
+    Checkpoints(folder / "checkpoint").clear()
+    for partial in folder.rglob(f".*{PARTIAL}*"):
+        partial.unlink()
+    if not (folder / "report.html").exists():
+        _reported(folder)
     record = run.finished(folder)
     if track and record and not record["mlflow_run_id"]:
         from training import tracking
 
         tracking.log_softly(folder)
+    if run.begun(folder).get("status", "finished") != "finished":
+        run.mark(folder, status="finished")
