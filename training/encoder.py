@@ -102,9 +102,7 @@ def source_of(name: str) -> tuple[str, dict[str, str]]:
     return name, {"name": name}
 
 
-def fit(
-    config: EncoderConfig, corpus: Corpus, on_epoch: OnEpoch, checkpoints: Checkpoints | None = None
-) -> Encoder:
+def fit(config: EncoderConfig, corpus: Corpus, on_epoch: OnEpoch, checkpoints: Checkpoints | None = None) -> Encoder:
     """Fine-tunes on train, watches validation, returns the best epoch's model.
 
     Args:
