@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import multiprocessing
@@ -28,22 +29,25 @@ from training.train import train
 # everything that a training draws and keeps: swaps, dropout, an average
 RECIPE = ["epochs=4", "dropout=0.1", "swap_actors=0.5", "ema=0.9", "learning_rate=1e-3"]
 PROCESSES = multiprocessing.get_context("forkserver")  # torch is imported once, then forked with no thread of its own
-PROCESSES.set_forkserver_preload(["training.encoder", "training.train", "training.report", "tests.conftest"])
+PROCESSES.set_forkserver_preload(
+    ["training.encoder", "training.train", "training.report", "transformers.models.bert.modeling_bert"]
+)
 
 
 def _train(file: Path, folder: Path, printed: Path, every: float, die_at: int) -> None:
-    """In a process of its own: saves every so many seconds; is killed as it flushes for the `die_at`-th time."""
+    """In a process of its own: saves every so many seconds; is killed at its `die_at`-th flushed or replaced file."""
     checkpoint.EVERY, checkpoint.SHARE = every, math.inf
-    flush, flushed = os.fsync, 0
+    steps = itertools.count(1)
 
-    def counted(place: int) -> None:
-        nonlocal flushed
-        flushed += 1
-        if flushed == die_at:
-            os.kill(os.getpid(), signal.SIGKILL)
-        flush(place)
+    def deadly(step: Callable[..., None]) -> Callable[..., None]:
+        def taken(*arguments: Any) -> None:
+            if next(steps) == die_at:
+                os.kill(os.getpid(), signal.SIGKILL)
+            step(*arguments)
 
-    os.fsync = counted
+        return taken
+
+    os.fsync, os.replace = deadly(os.fsync), deadly(os.replace)
     with printed.open("a") as output:
         os.dup2(output.fileno(), 1)
         os.dup2(output.fileno(), 2)
@@ -95,7 +99,7 @@ def whole(tiny_config: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def half(tiny_config: Path, tmp_path: Path) -> Path:
     """A training that was killed while it saved, with two checkpoints."""
     folder = tmp_path / "run"
-    process = _started(tiny_config, folder, every=0.0, die_at=5 * 25 + 2)
+    process = _started(tiny_config, folder, every=0.0, die_at=3 + 1 + 25 * 5 + 2)
     process.join()
     assert process.exitcode == -signal.SIGKILL and len(_saved(folder)) == 2
     return folder
@@ -114,11 +118,23 @@ def test_killed_at_random_moments_it_ends_with_the_same_bytes(whole: Path, tiny_
     for _ in range(4):
         process, seen = _started(tiny_config, folder), _saved(folder)
         _until(lambda seen=seen: _saved(folder) != seen, process)
-        process.join(moments.uniform(0, 0.3))
+        process.join(moments.uniform(0, 0.1))
         process.kill()
         process.join()
-    assert _finished(tiny_config, folder).count("going on from epoch") >= 3
+    assert _finished(tiny_config, folder).count("going on from epoch") >= 2
     assert _result(folder) == _result(whole)
+
+
+def test_killed_as_any_file_is_written_it_ends_with_the_same_bytes(
+    whole: Path, tiny_config: Path, tmp_path: Path
+) -> None:
+    # of a start: 1 to 3 begin the folder, 4 to 27 are epochs and their checkpoints, then come figures, run.json, report
+    for die_at in (2, 3, *random.Random(7).sample(range(4, 28), 2), 8, 10):
+        process = _started(tiny_config, tmp_path / "run", every=1e9, die_at=die_at)
+        process.join()
+        assert process.exitcode in (0, -signal.SIGKILL), (tmp_path / "output").read_text()
+    _finished(tiny_config, tmp_path / "run")
+    assert _result(tmp_path / "run") == _result(whole)
 
 
 def test_a_damaged_checkpoint_gives_way_to_the_one_before(whole: Path, tiny_config: Path, half: Path) -> None:
