@@ -112,6 +112,18 @@ def _parser() -> argparse.ArgumentParser:
     package.add_argument("--output", type=Path, default=Path("dist"), metavar="DIR", help="default: %(default)s")
     package.set_defaults(run=_package)
 
+    promote = commands.add_parser("promote", help="register a run's bundle; make it champion where it passes the gate")
+    promote.add_argument("target", metavar="RUN", help="a run's folder or name")
+    promote.add_argument("--bundle", type=Path, default=Path("bundles/model"), metavar="DIR",
+                         help="where it is exported to, or is already; default: %(default)s")  # fmt: skip
+    promote.add_argument("--model", default="communique", metavar="NAME", help="in the registry; default: %(default)s")
+    promote.add_argument("--force", metavar="REASON", help="make it champion whatever the gate says; kept with it")
+    promote.set_defaults(run=_promote)
+
+    rollback = commands.add_parser("rollback", help="make the champion before this one champion again")
+    rollback.add_argument("--model", default="communique", metavar="NAME", help="in the registry; default: %(default)s")
+    rollback.set_defaults(run=_rollback)
+
     ui = commands.add_parser("ui", help="open MLflow over this checkout's runs, on loopback")
     ui.add_argument("--port", type=int, default=5000, help="default: %(default)s")
     ui.set_defaults(run=_ui)
@@ -219,6 +231,18 @@ def _package(parsed: argparse.Namespace) -> int:
     wheel = package(parsed.bundle, parsed.output)
     say(f"{wheel}: {wheel.stat().st_size / 2**20:.1f} MiB, sha256 {digest(wheel)}")
     return 0
+
+
+def _promote(parsed: argparse.Namespace) -> int:
+    from training import promote
+
+    return promote.command(parsed.target, parsed.bundle, parsed.model, parsed.force)
+
+
+def _rollback(parsed: argparse.Namespace) -> int:
+    from training import promote
+
+    return promote.rollback(parsed.model)
 
 
 def _ui(parsed: argparse.Namespace) -> int:

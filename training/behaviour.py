@@ -67,6 +67,12 @@ def load(folder: Path = FOLDER) -> list[dict[str, Any]]:
     return cases
 
 
+def apply_to(cases: Sequence[Mapping[str, Any]], labels: Sequence[str], task: str) -> bool:
+    """Whether the cases are about labels that a model has."""
+    asked = {intent for case in cases for key in ("intents", "appears", "disappears") for intent in case.get(key, ())}
+    return task == "multi_label" and asked <= set(labels)
+
+
 def run(cases: Sequence[Mapping[str, Any]], predict: Predict) -> list[Outcome]:
     """Runs the cases; `predict` gives the set of intents of each text."""
     texts = [text for case in cases for text in _texts(case)]

@@ -1,4 +1,4 @@
-"""The only module that knows MLflow. What it logs lies in the run's folder first; nothing depends on it.
+"""Runs in MLflow, whose registry is `training.registry`. What is logged lies in the run's folder first.
 
 A tracker that is down, full or locked costs a warning, never a result: `python -m training log FOLDER`
 logs the folder later, once.
@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
+from communique.errors import CommuniqueError
 from training import config as configs
 from training import run
 from training.console import say, warn
@@ -242,6 +243,17 @@ def log_comparison(files: Sequence[Path], words: str) -> None:
         client.set_terminated(opened.info.run_id)
     except Exception as error:
         warn(f"the comparison was not logged: {_short(error)}")
+
+
+@contextlib.contextmanager
+def connected() -> Iterator[Any]:
+    """MLflow's client; what goes wrong in the block is a TrackingError."""
+    try:
+        yield _client()
+    except CommuniqueError:
+        raise
+    except Exception as error:
+        raise TrackingError(f"{masked(uri())}: {_short(error)}") from None
 
 
 def uri() -> str:

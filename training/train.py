@@ -209,8 +209,7 @@ def table(figures: Mapping[str, float], prefix: str, labels: tuple[str, ...]) ->
 def _behaved(fitted: Fitted, calibration: Calibration, data: Corpus, folder: Path) -> dict[str, float]:
     """Pass rates of the behavioural suites, where the corpus has the labels that they are about."""
     cases = behaviour.load(run.ROOT / behaviour.FOLDER)
-    asked = {intent for case in cases for key in ("intents", "appears", "disappears") for intent in case.get(key, ())}
-    if data.task != "multi_label" or not asked <= set(data.labels):
+    if not behaviour.apply_to(cases, data.labels, data.task):
         return {}
 
     def predict(texts: Sequence[str]) -> list[frozenset[str]]:
