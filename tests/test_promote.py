@@ -23,7 +23,7 @@ import pytest
 
 import communique
 from tests.conftest import LABELS, ROOT, rows_of, write_corpus
-from training import behaviour, bias, config, corpus, export, promote, registry, tracking
+from training import behaviour, bias, config, corpus, promote, registry, tracking
 from training.__main__ import main
 from training.files import write_json, write_json_lines
 from training.train import train
@@ -295,7 +295,9 @@ def test_mlflow_serves_the_champion_as_the_readme_says(champion: str, tmp_path: 
         try:
             _until_ready(port, server, tmp_path / "log")
             (first, *_) = _asked(port, json.loads(body[1]))["predictions"]
-            assert set(first) == {"intents", "probabilities", "confidence"} and set(first["probabilities"]) == set(LABELS)
+            assert set(first) == {"intents", "probabilities", "confidence"} and set(first["probabilities"]) == set(
+                LABELS
+            )
             assert _asked(port, {"inputs": [TEXT]})["predictions"][0]["intents"] == ["rejection"]
             with pytest.raises(urllib.error.HTTPError) as refused:
                 _asked(port, {"inputs": [TEXT, None]})

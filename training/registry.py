@@ -80,25 +80,26 @@ def register(model: str, bundle: Path, run_id: str) -> Version:
 
 def save(bundle: Path, manifest: Manifest, scratch: Path) -> Path:
     """Writes a bundle into `scratch` as a model of MLflow's; returns its folder."""
-    import mlflow.pyfunc
-    from mlflow.models import Model
-
-    (scratch / "bundle").symlink_to(bundle.resolve())  # MLflow keeps the folder's name
     folder = scratch / FOLDER
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # it misses an example, which it would run the model on
+        warnings.simplefilter("ignore")  # MLflow's own type hints, and an example that it misses
+        import mlflow.pyfunc
+        from mlflow.models import Model
+
         mlflow.pyfunc.save_model(
             folder,
             python_model=str(Path(__file__).with_name("served.py")),
-            artifacts={"bundle": str(scratch / "bundle")},
+            artifacts={"bundle": str(bundle.resolve())},
             code_paths=[str(run.ROOT / "communique")],
             pip_requirements=_requirements(),
             signature=_signature(manifest),
         )
-    described = Model.load(folder)  # what it says of the machine that it was made on is taken out
+    described = Model.load(folder)
     flavour = described.flavors["python_function"]
+    # One name for every bundle, so that it can be fetched by it; and nothing of the machine that it was made on.
+    (folder / flavour["artifacts"]["bundle"]["path"]).rename(folder / BUNDLE)
+    flavour["artifacts"]["bundle"] = {"path": BUNDLE, "uri": BUNDLE}
     flavour["model_code_path"] = "served.py"
-    flavour["artifacts"]["bundle"]["uri"] = BUNDLE
     described.save(folder / "MLmodel")
     return folder
 
