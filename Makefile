@@ -18,7 +18,7 @@ PORT ?= 5000
 # pip's own progress bars show on a terminal; elsewhere a line a package is enough.
 PIP := $(PY) -m pip --disable-pip-version-check install --quiet -c constraints.txt
 
-.PHONY: help setup peers model corpus train evaluate report compare sweep export package read test ui lint types imports check audit format clean
+.PHONY: help setup peers model corpus train evaluate report compare sweep export promote rollback runs package read test ui lint types imports check audit format clean
 
 help: ## list the targets
 	@grep -hE '^[a-z][a-z-]*:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -84,6 +84,15 @@ compare: setup ## which of the runs RUNS="A B …" (all finished ones) is better
 export: setup ## RUN to a verified bundle in BUNDLE (reused where nothing changed)
 	@$(PY) -m training export $(RUN) --output $(BUNDLE)
 
+promote: setup ## register BUNDLE of RUN in MLflow; champion if it passes the gate, or with FORCE="reason"
+	@$(PY) -m training promote $(RUN) --bundle $(BUNDLE) $(if $(FORCE),--force "$(FORCE)")
+
+rollback: setup ## the champion before this one is champion again
+	@$(PY) -m training rollback
+
+runs: setup ## what lies in runs/ and what it weighs; DELETE="A B …" deletes their weights, not their figures
+	@$(PY) -m training runs $(if $(DELETE),--delete-weights $(DELETE))
+
 package: setup ## BUNDLE to one wheel in dist/
 	@$(PY) -m training package $(BUNDLE)
 
@@ -113,7 +122,7 @@ format: $(STAMP)/dev ## let ruff mend what it can
 types: $(STAMP)/dev ## mypy, strict
 	@$(PY) -m mypy
 
-imports: $(STAMP)/dev ## the two walls: runtime | pipeline, tracking | MLflow
+imports: $(STAMP)/dev ## the two walls: runtime | pipeline, tracking and registry | MLflow
 	@$(VENV)/bin/lint-imports
 
 audit: $(STAMP)/dev ## known vulnerabilities in what is installed

@@ -240,10 +240,11 @@ import json, sys
 import mlflow.pyfunc, pandas
 model = mlflow.pyfunc.load_model("models:/communique@champion")
 text = {TEXT!r}
-inputs = [text, [text], pandas.Series([text]), pandas.DataFrame({{"text": [text]}}), pandas.DataFrame({{"body": [text]}})]
+inputs = [text, [text], pandas.Series([text]), pandas.DataFrame({{"any": [text]}})]
 answers = [model.predict(one) for one in inputs]
 refusals = []
-for wrong in (None, [None], [text, None], pandas.Series([text, float("nan")]), 3, [3], [text, 3], pandas.DataFrame({{"text": [1.5]}})):
+frame = pandas.DataFrame({{"any": [1.5]}})
+for wrong in (None, [None], [text, None], pandas.Series([text, float("nan")]), 3, [3], [text, 3], frame):
     try:
         refusals.append(["answered", str(model.predict(wrong))])
     except Exception as error:

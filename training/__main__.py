@@ -112,6 +112,11 @@ def _parser() -> argparse.ArgumentParser:
     package.add_argument("--output", type=Path, default=Path("dist"), metavar="DIR", help="default: %(default)s")
     package.set_defaults(run=_package)
 
+    runs = commands.add_parser("runs", help="what lies in runs/: state, macro-F1, disk use")
+    runs.add_argument("--delete-weights", nargs="+", default=[], metavar="RUN",
+                      help="delete the weights of finished runs; figures and predictions stay")  # fmt: skip
+    runs.set_defaults(run=_runs)
+
     promote = commands.add_parser("promote", help="register a run's bundle; make it champion where it passes the gate")
     promote.add_argument("target", metavar="RUN", help="a run's folder or name")
     promote.add_argument("--bundle", type=Path, default=Path("bundles/model"), metavar="DIR",
@@ -231,6 +236,12 @@ def _package(parsed: argparse.Namespace) -> int:
     wheel = package(parsed.bundle, parsed.output)
     say(f"{wheel}: {wheel.stat().st_size / 2**20:.1f} MiB, sha256 {digest(wheel)}")
     return 0
+
+
+def _runs(parsed: argparse.Namespace) -> int:
+    from training import shelf
+
+    return shelf.command(parsed.delete_weights)
 
 
 def _promote(parsed: argparse.Namespace) -> int:

@@ -4,7 +4,7 @@ config.yaml            as resolved
 begun.json             the key of its inputs, its status (running, interrupted, failed, finished), its run in MLflow
 checkpoint/            while it trains: what it goes on from when it was cut short
 history.jsonl          figures of each epoch
-model/                 weights
+model/                 weights; `python -m training runs --delete-weights` takes them out and leaves the rest
 calibration.json       temperature and thresholds
 predictions/*.jsonl    the rows of validation, test and other evaluations, with their probabilities
 predictions/bias.json  the report of `python -m training bias`, where it was asked for
@@ -46,6 +46,7 @@ BEGUN = "begun.json"
 DONE = "run.json"
 SEEDS = "seeds.json"
 SWEEP, TRIAL = "sweep.json", "trial.json"  # in the folders that `training.sweep` describes
+WEIGHTS = "model"
 _PACKAGES = (
     "torch",
     "transformers",

@@ -152,10 +152,15 @@ def restore(folder: Path) -> tuple[Fitted, Calibration, AnyConfig]:
     """The model, calibration and config of a finished run.
 
     Raises:
-        RunError: the run is not finished.
+        RunError: the run is not finished, or its weights were deleted.
     """
     if run.finished(folder) is None:
         raise RunError(f"{folder}: is not a finished run ({run.DONE} is missing). Train it again.")
+    if not (folder / run.WEIGHTS).exists():
+        raise RunError(
+            f"{folder}: its weights were deleted; its figures are whole. To have them again: "
+            f"python -m training train {folder / 'config.yaml'} --output FOLDER"
+        )
     settings = config.load(folder / "config.yaml")
     stored = json.loads((folder / "calibration.json").read_text(encoding="utf-8"))
     calibration = Calibration(stored["temperature"], tuple(stored["thresholds"]))
