@@ -23,8 +23,7 @@ from training.files import sha256
 
 NAME = "communique"
 CHALLENGER, CHAMPION = "challenger", "champion"
-FOLDER = "model"  # of the run's artifacts
-BUNDLE = "artifacts/bundle"  # of the version's
+BUNDLE = "artifacts/bundle"  # in a version's artifacts
 _HISTORY = "champions"  # every champion so far, the present one last
 _HASH = "bundle.sha256"
 
@@ -70,9 +69,10 @@ def register(model: str, bundle: Path, run_id: str) -> Version:
             version = _version(there[0], reused=True)
         else:
             tags = {_HASH: digest, "title": f"{manifest.name} {manifest.version}"}
-            source = f"{client.get_run(run_id).info.artifact_uri}/{FOLDER}"
+            place = f"registered-{digest[:12]}"  # a run exported anew is another version: none overwrites another
+            source = f"{client.get_run(run_id).info.artifact_uri}/{place}"
             with tempfile.TemporaryDirectory(prefix="communique-register-") as scratch:
-                client.log_artifacts(run_id, str(save(bundle, manifest, Path(scratch))), FOLDER)
+                client.log_artifacts(run_id, str(save(bundle, manifest, Path(scratch))), place)
             version = _version(client.create_model_version(model, source, run_id=run_id, tags=tags))
         client.set_registered_model_alias(model, CHALLENGER, version.number)
     return version
@@ -80,7 +80,7 @@ def register(model: str, bundle: Path, run_id: str) -> Version:
 
 def save(bundle: Path, manifest: Manifest, scratch: Path) -> Path:
     """Writes a bundle into `scratch` as a model of MLflow's; returns its folder."""
-    folder = scratch / FOLDER
+    folder = scratch / "model"
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # MLflow's own type hints, and an example that it misses
         import mlflow.pyfunc
@@ -198,12 +198,13 @@ def _requirements() -> list[str]:
 def _signature(manifest: Manifest) -> Any:
     from mlflow.models import ModelSignature
     from mlflow.types import ColSpec, DataType, Schema
-    from mlflow.types.schema import Array, Object, Property
+    from mlflow.types.schema import AnyType, Array, Object, Property
 
-    # A column without a name takes a string, a list, a Series and a DataFrame alike.
+    # A column without a name takes a string, a list, a Series and a DataFrame alike. Of type string it would make the
+    # texts "None" and "3" of a request's null and 3; any type leaves them as they are, for `Served` to refuse.
     answers = [
         ColSpec(Array(DataType.string), "intents"),
         ColSpec(Object([Property(label, DataType.double) for label in manifest.labels]), "probabilities"),
         ColSpec(DataType.double, "confidence"),
     ]
-    return ModelSignature(Schema([ColSpec(DataType.string)]), Schema(answers))
+    return ModelSignature(Schema([ColSpec(AnyType())]), Schema(answers))
