@@ -17,6 +17,8 @@ from communique import bundle
 from communique.errors import BundleError, InputError
 
 if TYPE_CHECKING:
+    from sklearn.utils import Tags
+
     from communique.explain import Explanation
 
 Floats = npt.NDArray[np.float32]
@@ -141,6 +143,31 @@ class Classifier:
             shifted = np.exp(logits - logits.max(axis=1, keepdims=True)) if len(logits) else logits
             return np.asarray(shifted / shifted.sum(axis=1, keepdims=True), dtype=np.float32)
         return np.asarray(1 / (1 + np.exp(-logits)), dtype=np.float32)
+
+    def fit(self, *_: object) -> Classifier:
+        """Refuses: the model comes trained. It makes the classifier an estimator for scikit-learn.
+
+        Raises:
+            InputError: always; where a pipeline is to be fitted, `sklearn.frozen.FrozenEstimator(classifier)`
+                keeps the model as it is.
+        """
+        raise InputError(
+            "a Classifier comes trained and cannot be fitted again. In a pipeline that is fitted put "
+            "sklearn.frozen.FrozenEstimator(classifier); for a model of your own see python -m training."
+        )
+
+    def __sklearn_tags__(self) -> Tags:
+        """What scikit-learn asks of an estimator: a fitted classifier of strings."""
+        from sklearn.utils import ClassifierTags, InputTags, Tags, TargetTags  # called by scikit-learn alone
+
+        several = self.manifest.task == "multi_label"
+        return Tags(
+            estimator_type="classifier",
+            target_tags=TargetTags(required=False, multi_output=several, single_output=not several),
+            classifier_tags=ClassifierTags(multi_label=several),
+            input_tags=InputTags(one_d_array=True, two_d_array=False, string=True),
+            requires_fit=False,
+        )
 
     def _logits(self, texts: Sequence[str]) -> Floats:
         encodings = self._tokenizer.encode_batch_fast([_clean(text, i) for i, text in enumerate(_checked(texts))])
