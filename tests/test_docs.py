@@ -30,11 +30,11 @@ def test_the_changelog_leads_with_this_version() -> None:
 
 def test_every_module_is_in_the_readmes_tree_and_nothing_else_is() -> None:
     tree = README[README.index("## The tree") :]
-    for folder in ("communique", "training", "benchmarks"):
+    for folder in ("communique", "training", "benchmarks", "examples"):
         for file in (ROOT / folder).glob("*.py"):
             if file.name not in ("__init__.py", "errors.py", "files.py", "console.py"):
                 assert re.search(rf"\b{re.escape(file.name)}\b", tree), f"{folder}/{file.name} is not in the README"
-    folders = [ROOT / folder for folder in ("communique", "training", "benchmarks")]
+    folders = [ROOT / folder for folder in ("communique", "training", "benchmarks", "examples")]
     assert not set(re.findall(r"\b(\w+\.py)\b", tree)) - {
         file.name for folder in folders for file in folder.glob("*.py")
     }
