@@ -1,6 +1,6 @@
 """A web service: requests that come together share a forward pass.
 
-python examples/service.py [--bundle bundles/model] [--host 127.0.0.1] [--port 8000]
+python examples/service.py [--bundle bundles/model] [--precision fp32] [--host 127.0.0.1] [--port 8000]
 
     GET  /health                          which model, and how many texts wait
     POST /classify  {"texts": ["…"]}      intents and probabilities of each text
@@ -48,7 +48,7 @@ class Document(BaseModel):
     document: str = Field(max_length=MAX_DOCUMENT)
 
 
-class Full(Exception):
+class FullError(Exception):
     """More texts wait than the service takes on."""
 
 
@@ -69,7 +69,7 @@ class Batcher:
         """The statements of one request, in its order.
 
         Raises:
-            Full: too many texts wait.
+            FullError: too many texts wait.
         """
         self._admit(len(texts))
         answer: asyncio.Future[list[Statement]] = asyncio.get_running_loop().create_future()
@@ -82,7 +82,7 @@ class Batcher:
         """A document's statements; it has the worker for itself.
 
         Raises:
-            Full: too many texts wait.
+            FullError: too many texts wait.
         """
         size = 1 + len(document) // 100  # about its sentences
         self._admit(size)
@@ -93,7 +93,7 @@ class Batcher:
 
     def _admit(self, texts: int) -> None:
         if self.waiting + texts > MAX_WAITING:
-            raise Full
+            raise FullError
         self.waiting += texts
 
     async def _drain(self) -> None:
@@ -158,8 +158,8 @@ def create(classifier: Classifier) -> FastAPI:
         # where and what, without the text itself, which may be long or private
         return _problem(422, "; ".join(f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors()))
 
-    @app.exception_handler(Full)
-    async def turn_away(_: Request, error: Full) -> Response:
+    @app.exception_handler(FullError)
+    async def turn_away(_: Request, error: FullError) -> Response:
         return _problem(503, f"{MAX_WAITING} texts wait already; try again in a second.", {"Retry-After": "1"})
 
     @app.get("/health")
@@ -201,11 +201,16 @@ def main() -> int:
     """Loads the model and serves it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--bundle", help="a bundle's folder; default: the model in the installed wheel")
+    parser.add_argument(
+        "--precision",
+        choices=("int8", "fp32"),
+        help="default: what the bundle recommends; in int8 a text's probabilities move a little with its batch",
+    )
     parser.add_argument("--host", default="127.0.0.1", help="there is no login: keep it on loopback or behind a proxy")
     parser.add_argument("--port", type=int, default=8000)
     asked = parser.parse_args()
     try:
-        classifier = communique.load(asked.bundle)
+        classifier = communique.load(asked.bundle, precision=asked.precision)
     except communique.CommuniqueError as error:
         print(error, file=sys.stderr)
         return 2

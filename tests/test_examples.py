@@ -94,7 +94,8 @@ def service(exported: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterato
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     log = tmp_path_factory.mktemp("service") / "log"
-    command = [sys.executable, EXAMPLES / "service.py", "--bundle", exported, "--port", str(port)]
+    script = [sys.executable, EXAMPLES / "service.py"]
+    command = [*script, "--bundle", exported, "--precision", "fp32", "--port", str(port)]
     with log.open("w") as stream:
         process = subprocess.Popen(
             command, stdout=stream, stderr=subprocess.STDOUT, env={**os.environ, "PYTHONPATH": str(ROOT)}
@@ -122,7 +123,8 @@ def _ask(address: str, body: object = None, headers: dict[str, str] | None = Non
             return refusal.code, json.load(refusal)
 
 
-def test_the_service_answers_many_at_once_each_its_own(service: str, classifier: Classifier, texts: list[str]) -> None:
+def test_the_service_answers_many_at_once_each_its_own(service: str, exported: Path, texts: list[str]) -> None:
+    classifier = communique.load(exported, precision="fp32")
     questions = [texts[i % len(texts) :][: 1 + i % 5] for i in range(48)]
     with ThreadPoolExecutor(16) as clients:
         answers = list(clients.map(lambda asked: _ask(f"{service}/classify", {"texts": asked}), questions))
@@ -132,8 +134,7 @@ def test_the_service_answers_many_at_once_each_its_own(service: str, classifier:
             one.intents for one in expected
         ]
         for found, one in zip(answer["statements"], expected, strict=True):
-            # in eight bits a text's neighbours move its digits
-            assert found["probabilities"] == pytest.approx(one.probabilities, abs=0.02)
+            assert found["probabilities"] == pytest.approx(one.probabilities, abs=1e-5)
     status, health = _ask(f"{service}/health")
     assert status == 200 and health["status"] == "ok" and health["waiting"] == 0
     assert health["labels"] == list(classifier.classes_)
@@ -223,7 +224,7 @@ def test_a_pass_that_fails_fails_its_own_and_a_full_service_turns_away(monkeypat
         return answers, batcher.waiting
 
     (broken, fine, turned_away), waiting = asyncio.run(ask())
-    assert isinstance(broken, RuntimeError) and fine == ["C"] and isinstance(turned_away, service.Full)
+    assert isinstance(broken, RuntimeError) and fine == ["C"] and isinstance(turned_away, service.FullError)
     assert waiting == 0
 
 
