@@ -8,7 +8,7 @@ lists are left outside the spans. Every span satisfies `document[start:end] == d
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 Span = tuple[int, int]
 
@@ -46,7 +46,7 @@ def sentences(document: str) -> Iterator[Span]:
     for start, end in _blocks(document):
         block = document[start:end]
         pieces = [] if block.isspace() else [(a, b) for a, b in sent_spans(block)]
-        for left, right in _rejoined(block, list(_parted(block, pieces))):
+        for left, right in _parted(block, _rejoined(block, pieces)):
             span = _trimmed(document, start + left, start + right)
             if span and not _LINK_ONLY.match(document[span[0] : span[1]]):
                 yield span
@@ -88,50 +88,68 @@ def _lines(document: str, start: int, end: int) -> Iterator[Span]:
 
 # nupunkt ends a sentence after some of these; in this kind of text it goes on.
 _TITLE = re.compile(
-    r"(?:\b(?:Gen|Lt|Col|Maj|Sgt|Adm|Capt|Cmdr|Hon|Amb|Rep|Sen|Gov|Messrs|Mmes|Mr|Mrs|Ms|Dr|Prof|St|Mt|Ft|vs|v|cf)"
+    r"(?:\b(?:Gen|Lt|Col|Maj|Sgt|Adm|Capt|Cmdr|Hon|Amb|Rep|Sen|Gov|Messrs|Mmes|Mr|Mrs|Ms|Dr|Prof|St|Mt|Ft|vs|v|cf|attn?)"
     r"|\b[A-Z](?:\.[A-Z])*)\.[ \t\n]*\Z"
 )
-_BEFORE_NUMBER = re.compile(
-    r"\b(?:[Nn]os?|[Aa]rts?|[Rr]es|[Pp]aras?|[Ss]ecs?|[Cc]h|Jan|Feb|Mar|Apr|Jun|Jul|Aug|Sept?|Oct|Nov|Dec)\.[ \t\n]*\Z"
+_MONTH = r"(?:Jan|Feb|Mar|Apr|Jun|Jul|Aug|Sept?|Oct|Nov|Dec)\."
+_BEFORE_NUMBER = re.compile(rf"\b(?:(?:[Nn]os?|[Aa]rts?|[Rr]es|[Pp]aras?|[Ss]ecs?|[Cc]h)\.|{_MONTH})[ \t\n]*\Z")
+_STATE = r"\b(?:U\.S|U\.K|U\.N|E\.U|D\.C|U\.A\.E|U\.S\.S\.R)\."
+_ENDS_ANYWAY = re.compile(rf"{_STATE}[ \t\n]*\Z")
+_OPENING = (
+    r"[\"“‘'(]*(?:The|This|That|These|Those|There|It|He|She|They|We|I|You|But|And|So|If|In|On|At|As|For|By|However|Asked"
+    r"|Its|His|Her|Their|Our|My|What|When|Where|Who|Why|How|No|Yes|(?:Some|Any|Every|No)(?:body|one)|Both|Others"
+    r"|An?(?=[ ]))\b"
 )
-_ENDS_ANYWAY = re.compile(r"\b(?:U\.S|U\.K|U\.N|E\.U|D\.C|U\.A\.E|U\.S\.S\.R)\.[ \t\n]*\Z")
-_WORD_END = re.compile(r"\b[A-Za-z][a-z]{3,}[.!?][\"”’')]*\s+")
-_OPENING = re.compile(
-    r"[\"“‘'(]?(?:The|This|That|These|Those|It|He|She|They|We|I|But|And|In|On|At|As|For|However|Asked|Its|His|Her|Their)\b"
+_OPENS = re.compile(_OPENING)
+_FOOTNOTE = r"(?:\[\d{1,3}\]|[¹²³⁰⁴-⁹]+)"
+# what follows a full stop without a space: closing quotes and brackets, footnote marks, stray tags of HTML
+_CLOSING = rf"[\"”’')]*(?:{_FOOTNOTE}|</?\w+>)*\s+"
+_SHORT = r"(?:incl|approx|paras?|arts?|secs?|nos?|res|ch|pp|attn?|dept|govt|esp|viz|vs|cf)"
+_ENDS = re.compile(
+    rf"\b(?!{_SHORT}\.)[a-z]{{4,}}\.{_CLOSING}(?=[\"“‘'(]*[A-Z])"  # "per cent. Oslo"
+    rf"|(?:\b(?!{_SHORT}\.)(?:[a-z]{{2,}}|[A-Z][a-z]{{3,}})\.|\.\.\.|…|{_STATE}){_CLOSING}(?={_OPENING})"  # "ten. And"
+    rf"|[.!?][\"”’')]*{_FOOTNOTE}\s+(?=[\"“‘'(]*[A-Z])"  # "the treaty.[3] Two"
+    rf"|\b{_MONTH}\s+(?=[\"“‘'(]*[A-Z])"  # "in Nov. Trains"
 )
+_NOTE_MARK = re.compile(_FOOTNOTE)
+_VISIBLE = re.compile(r"\S")
+_REACH = 100  # characters before and after an end that are looked at
 
 
-def _parted(block: str, pieces: list[Span]) -> Iterator[Span]:
-    """Mends a habit of the splitter: it takes "month." and its like for abbreviations."""
+def _parted(block: str, pieces: Iterable[Span]) -> Iterator[Span]:
+    """Mends two habits of the splitter: it takes "month." for an abbreviation, and footnote marks for a next word."""
     for left, right in pieces:
         start = left
-        for match in _WORD_END.finditer(block, left, right):
-            if _OPENING.match(block, match.end(), right):
-                yield start, match.end()
-                start = match.end()
+        for match in _ENDS.finditer(block, left, right):
+            yield start, match.end()
+            start = match.end()
         yield start, right
 
 
-def _rejoined(block: str, pieces: list[Span]) -> Iterator[Span]:
+def _rejoined(block: str, pieces: Iterable[Span]) -> Iterator[Span]:
     """Mends two habits of the splitter: a break after an abbreviation, and one inside a bracket."""
-    held: Span | None = None
+    start = right = None
     for left, right in pieces:
-        if held is not None:
-            left, held = held[0], None
-        rest = block[right:]
-        if rest.strip() and _continues(block[left:right], rest.lstrip()):
-            held = (left, right)
-        else:
-            yield left, right
-    if held is not None:
-        yield held
+        start = left if start is None else start
+        following = _VISIBLE.search(block, right)
+        if following:
+            # slices stay short: a document may be one line of megabytes
+            rest = block[following.start() : following.start() + _REACH]
+            if _continues(block[max(start, right - _REACH) : right], rest):
+                continue
+        yield start, right
+        start = None
+    if start is not None and right is not None:
+        yield start, right
 
 
 def _continues(piece: str, rest: str) -> bool:
+    if _NOTE_MARK.match(rest):
+        return True
     if rest[0].islower() and not piece.rstrip().endswith(("!", "?", "”", '"')):
         return True
     if _ENDS_ANYWAY.search(piece):
-        return not _OPENING.match(rest)
+        return not _OPENS.match(rest)
     if _BEFORE_NUMBER.search(piece):
         return rest[0].isdigit()
     return bool(_TITLE.search(piece))

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import importlib
+import time
+from types import ModuleType
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from communique.reader import sentences
+from tests.conftest import ROOT
 
 
 def split(document: str) -> list[str]:
@@ -53,6 +58,11 @@ def split(document: str) -> list[str]:
             "GENEVA, Nov. 23 (AP) — The talks ended. Both left.",
             ["GENEVA, Nov. 23 (AP) — The talks ended.", "Both left."],
         ),
+        ("It fell by 2 per cent. Oslo rose.", ["It fell by 2 per cent.", "Oslo rose."]),
+        ("They meet in Nov. Others wait.", ["They meet in Nov.", "Others wait."]),
+        ("He lives in Washington, D.C. Nobody knows.", ["He lives in Washington, D.C.", "Nobody knows."]),
+        ("It lapsed.[3] Oslo signed.² Who else?", ["It lapsed.[3]", "Oslo signed.²", "Who else?"]),
+        ("Well... I waited for incl. Oslo.", ["Well...", "I waited for incl. Oslo."]),
         ("", []),
         (" \n\n \t ", []),
         ("***", []),
@@ -82,3 +92,34 @@ def test_offsets_hold_for_any_text(document: str) -> None:
 def test_no_word_is_lost(parts: list[str]) -> None:
     document = " ".join(parts)
     assert "".join(split(document)).replace(" ", "") == document.replace(" ", "")
+
+
+@pytest.fixture
+def boundaries(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    return importlib.import_module("boundaries")
+
+
+def test_a_marked_file_is_joined_to_its_document(boundaries: ModuleType) -> None:
+    marked = boundaries.parse("x", "A head↵\nQ: Why↵so?\nNo.\n\n- one↵\n- two\n")
+    assert marked.text == "A head\nQ: Why\nso? No.\n\n- one\n- two\n\n"
+    assert [marked.text[:end].split()[-1] for end in sorted(marked.ends)] == ["head", "so?", "one"]
+    assert [marked.text[end - 1] for _, end in marked.paragraphs] == [".", "o"]
+
+
+def test_marked_boundaries_are_found_better_than_by_the_splitter_alone(boundaries: ModuleType) -> None:
+    development, held_out = (boundaries.load(half) for half in boundaries.HALVES)
+    assert all(sum(len(one.ends) for one in half) > 200 for half in (development, held_out))
+    ours, bare = boundaries.splitters()["communique"], boundaries.splitters()["nupunkt"]
+    assert boundaries.score(ours, development).f1 > 0.99
+    assert boundaries.score(ours, held_out).f1 > 0.96 > boundaries.score(bare, held_out).f1
+
+
+def test_a_document_may_be_one_line_of_megabytes() -> None:
+    line = "The U.S. envoy met Mr. Obi on Friday. He left. " * 10_750
+    began = time.process_time()
+    assert sum(1 for _ in sentences(line)) == 21_500
+    short = time.process_time() - began
+    began = time.process_time()
+    assert sum(1 for _ in sentences(line * 4)) == 86_000
+    assert time.process_time() - began < 8 * short, "more than linear"
