@@ -2,8 +2,8 @@
 
     python benchmarks/boundaries.py [--show]
 
-Precision, recall and F1 of the boundaries inside paragraphs, for each half. A boundary is right where a sentence ends at
-exactly the marked character. Every splitter gets the document's paragraphs, so a blank line is found by all and not
+Precision, recall and F1 of the boundaries inside paragraphs, for each half. A boundary is right where a sentence ends
+at exactly the marked character. Every splitter gets the document's paragraphs, so a blank line is found by all and not
 counted. pysbd comes with `make peers`. `--show` prints the reader's mistakes in the development half; those of the
 held-out half are for nobody to look at.
 """

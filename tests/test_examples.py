@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import importlib.util
 import json
 import os
 import shutil
@@ -21,9 +22,9 @@ import pandas
 import pytest
 
 import communique
-from communique import Classifier
+from communique import Classifier, bundle
 from tests.conftest import ROOT
-from training import corpus
+from training import corpus, registry
 
 EXAMPLES = ROOT / "examples"
 DOCUMENT = (
@@ -44,7 +45,8 @@ def texts(tiny_corpus: Path) -> list[str]:
 def _python(script: str, *arguments: object) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, EXAMPLES / script, *map(str, arguments)]
     # the checkout's communique, whatever else is installed
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
     return subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
 
 
@@ -86,6 +88,37 @@ def test_a_table_may_name_rows_twice(classifier: Classifier, texts: list[str], m
     labelled = with_intents(frame, "said", classifier)
     assert labelled["intents"].tolist() == ["proposal", pytest.approx(float("nan"), nan_ok=True), "condition"]
     assert list(frame) == ["said"], "the table that was given stays as it was"
+
+
+@pytest.fixture(scope="module")
+def registered(exported: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The bundle as a model of MLflow's."""
+    return registry.save(exported, bundle.verify(exported), tmp_path_factory.mktemp("registered"))
+
+
+def test_spark_labels_a_column(
+    registered: Path, classifier: Classifier, texts: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if importlib.util.find_spec("pyspark") is None:
+        pytest.skip("pyspark is not installed: pip install pyspark")
+    if shutil.which("java") is None:
+        pytest.skip("Spark needs Java, which is not installed")
+    monkeypatch.setenv("SPARK_LOCAL_IP", "127.0.0.1")
+    said = [*texts[:20], None]
+    lines = [json.dumps({"id": place, "said": text}) + "\n" for place, text in enumerate(said)]
+    (tmp_path / "in.jsonl").write_text("".join(lines))
+    command = ("spark.py", tmp_path / "in.jsonl", "said", tmp_path / "out.parquet", "--model", registered)
+    done = _python(*command)
+    assert done.returncode == 0, done.stderr
+    assert "21 rows in" in done.stdout
+    labelled = pandas.read_parquet(tmp_path / "out.parquet").set_index("id").sort_index()
+    for found, one in zip(labelled[:20].to_dict("records"), classifier(texts[:20]), strict=True):
+        assert (found["said"], tuple(found["intents"])) == (one.text, one.intents)
+        probabilities = {label: found[f"p_{label}"] for label in classifier.classes_}
+        assert probabilities == pytest.approx(one.probabilities, abs=0.02)  # int8, in other company
+    assert labelled["intents"][20] is None and labelled.loc[20, ["p_proposal", "confidence"]].isna().all()
+    again = _python(*command)
+    assert again.returncode == 2 and "already exists" in again.stderr and "Traceback" not in again.stderr
 
 
 @pytest.fixture(scope="module")

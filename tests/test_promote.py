@@ -236,6 +236,7 @@ def test_the_readmes_two_lines_fetch_the_champion(champion: str, exported: Path,
 def test_the_registered_model_takes_texts_in_any_dress_and_loads_no_torch(
     champion: str, exported: Path, tmp_path: Path
 ) -> None:
+    other = "fp32" if _load(exported).manifest.precision == "int8" else "int8"
     code = f"""
 import json, sys
 import mlflow.pyfunc, pandas
@@ -250,16 +251,21 @@ for wrong in (None, [None], [text, None], pandas.Series([text, float("nan")]), 3
         refusals.append(["answered", str(model.predict(wrong))])
     except Exception as error:
         refusals.append([type(error).__name__, str(error)])
+options = {{"precision": {other!r}, "threads": 1}}
+model = mlflow.pyfunc.load_model("models:/communique@champion", model_config=options)
+otherwise = model.predict(text)[0]["probabilities"]
 heavy = sorted(set(sys.modules) & {{"torch", "transformers", "training"}})
-print(json.dumps([answers, refusals, heavy]))
+print(json.dumps([answers, refusals, heavy, otherwise]))
 """
     done = _elsewhere(code, champion, tmp_path)
     assert done.returncode == 0, done.stderr
-    answers, refusals, heavy = json.loads(done.stdout.splitlines()[-1])
+    answers, refusals, heavy, otherwise = json.loads(done.stdout.splitlines()[-1])
     statement = _load(exported)(TEXT)
     assert answers[0][0]["intents"] == list(statement.intents) == ["rejection"]
     assert answers[0][0]["probabilities"] == pytest.approx(statement.probabilities, abs=1e-6)
     assert all(answer == answers[0] for answer in answers) and heavy == []
+    assert otherwise == pytest.approx(communique.load(exported, precision=other)(TEXT).probabilities, abs=1e-6)
+    assert otherwise != pytest.approx(statement.probabilities, abs=1e-6)
     for kind, message in refusals:
         assert kind == "MlflowException" and re.search(r"row \d: expected a string|Found: NoneType", message), message
     assert "row 1: expected a string, found no value" in refusals[2][1]

@@ -24,6 +24,8 @@ from training.files import sha256
 NAME = "communique"
 CHALLENGER, CHAMPION = "challenger", "champion"
 BUNDLE = "artifacts/bundle"  # in a version's artifacts
+# of `communique.load`; whoever loads a version may change them: load_model(…, model_config={"threads": 1})
+OPTIONS = {"threads": None, "precision": None}
 _HISTORY = "champions"  # every champion so far, the present one last
 _HASH = "bundle.sha256"
 
@@ -93,6 +95,7 @@ def save(bundle: Path, manifest: Manifest, scratch: Path) -> Path:
             code_paths=[str(run.ROOT / "communique")],
             pip_requirements=_requirements(),
             signature=_signature(manifest),
+            model_config=OPTIONS,
         )
     described = Model.load(folder)
     flavour = described.flavors["python_function"]

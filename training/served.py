@@ -20,8 +20,8 @@ class Served(PythonModel):  # type: ignore[misc]
     """The classifier of the bundle that the model carries."""
 
     def load_context(self, context: PythonModelContext) -> None:
-        """Loads the bundle; its hashes are checked."""
-        self._classifier = communique.load(context.artifacts["bundle"])
+        """Loads the bundle; its hashes are checked. The model's config has the options of `communique.load`."""
+        self._classifier = communique.load(context.artifacts["bundle"], **context.model_config)
 
     # MLflow turns a string, a list and a Series into a DataFrame before they come here.
     def predict(self, context: PythonModelContext, model_input: DataFrame) -> list[dict[str, Any]]:
