@@ -54,7 +54,7 @@ def _parser() -> argparse.ArgumentParser:
         "files",
         nargs="*",
         metavar="FILE",
-        help="plain text or Markdown, a folder of such files, or a pattern; '-' or none: standard input",
+        help="plain text, Markdown or HTML, a folder of texts, or a pattern; '-' or none: standard input",
     )
     read.add_argument("--html", metavar="OUT", help="a page to open in a browser or print; ends in .html")
     for form, what in (("json", "JSON lines"), ("csv", "CSV")):
@@ -110,6 +110,9 @@ def _read(parsed: argparse.Namespace) -> int:
         sys.stderr.write(f"communique: {problem}\n")
     if not texts:
         return 2
+    for target in targets.values():
+        if target != STANDARD_OUTPUT and any(Path(target).resolve() == Path(name).resolve() for name, _ in texts):
+            raise InputError(f"{target}: is one of the documents to read; name another file for the output.")
     classifier = load(parsed.model, min_confidence=parsed.min_confidence)
     several = len(names) > 1 or [name for name, _ in texts] != names
     progress = Progress("reading", sum(len(text) for _, text in texts), "characters")

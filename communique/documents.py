@@ -12,12 +12,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from communique.errors import InputError
+from communique.markup import is_html, text_of
 
 if TYPE_CHECKING:
     from communique.classifier import Classifier, Statement
     from communique.explain import Word
 
 SUFFIXES = (".markdown", ".md", ".text", ".txt")  # what counts as a text in a folder
+PAGES = (".htm", ".html", ".xhtml")  # read where they are named; in a folder they may be what `read --html` wrote
 STEP = 256  # sentences between two signs of progress
 STANDARD_INPUT = "-"
 
@@ -28,7 +30,7 @@ class Document:
 
     Attributes:
         name: the file as it was named, or "-" for standard input.
-        text: all of it.
+        text: all of it; of an HTML page what stands outside its tags.
         statements: its sentences in order, with offsets into `text`.
         words: for explained statements, by their place in `statements`, their words with weights.
     """
@@ -127,6 +129,8 @@ def _text(name: str) -> str:
             f"{where}: not UTF-8 (byte {error.start} is 0x{raw[error.start]:02x}). Convert it, e.g. "
             "iconv -f WINDOWS-1252 -t UTF-8."
         ) from None
+    if Path(name).suffix.lower() in PAGES or is_html(text):
+        text = text_of(text)
     if not text.strip():
         raise InputError(f"{where}: is empty; expected a text to read.")
     return text

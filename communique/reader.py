@@ -20,7 +20,8 @@ _MARKER = re.compile(
         \#{1,6}[ \t]+                          # heading
       | [-*+•‣][ \t]+                          # bullet
       | \(?(?:\d{1,3}|[a-zA-Z]|[ivxIVX]{1,5})[.)][ \t]+(?=\S)   # 1.  a)  (iv)
-      | (?:[-*_][ \t]*){3,}$                   # rule
+      | (?:[-*_=][ \t]*){3,}$                  # rule, or the line under a heading
+      | (?:`{3,}|~{3,}).*                      # fence of code
       | \|                                     # table row
     )""",
     re.VERBOSE,

@@ -10,10 +10,13 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 import communique
 from communique.__main__ import main
 from communique.explain import Word
+from communique.markup import text_of
 from communique.progress import Progress
 from communique.render import csv_rows, table
 
@@ -232,3 +235,58 @@ def test_progress_shows_after_two_seconds_on_a_terminal_only(monkeypatch: pytest
             assert " 50%  12 characters/s  4 s left" in screen.getvalue() and screen.getvalue().endswith("\r\033[K")
         else:
             assert screen.getvalue() == ""
+
+
+PAGE = """<!DOCTYPE html><html><head><title>News</title><style>p {}</style></head><body><nav><a>Home</a></nav>
+<h1>Talks</h1><p>We <b>reject</b> the plan
+for Oslo &amp; Lima.<br>It rained.</p><ul><li>one<li>two</ul><script>x("We refuse.")</script></body></html>"""
+
+
+@pytest.mark.parametrize("name", ["page.html", "page.txt"])
+def test_a_page_is_read_without_its_tags(
+    exported: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    (tmp_path / name).write_text(PAGE, encoding="utf-8")
+    assert main(["read", str(tmp_path / name), "--json", "--model", str(exported)]) == 0
+    found = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [one["text"] for one in found] == [
+        "Talks",
+        "We reject the plan for Oslo & Lima.",
+        "It rained.",
+        "one",
+        "two",
+    ]
+    assert all(text_of(PAGE)[one["start"] : one["end"]] == one["text"] for one in found)
+
+
+def test_a_document_is_not_overwritten_by_what_is_said_of_it(
+    exported: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page = tmp_path / "page.html"
+    page.write_text(PAGE, encoding="utf-8")
+    assert main(["read", str(page), "--html", str(page), "--model", str(exported)]) == 2
+    assert "one of the documents to read" in capsys.readouterr().err and page.read_text(encoding="utf-8") == PAGE
+
+
+@pytest.mark.parametrize(
+    ("html", "text"),
+    [
+        ("plain & simple", "plain & simple\n"),
+        ("<p>a<p>b</div></nav>c", "a\n\nb\n\nc\n"),
+        ("<pre>one\ntwo\n\nthree</pre>", "one\ntwo\n\nthree\n"),
+        ("<table><tr><td>1</td><td>2</td></tr></table>", "1\n\n2\n"),
+        ("a<![x[b]]>c<!-- d -->e&nbsp;f &lt;g", "ace\u00a0f <g\n"),
+        ("<script>never closed", "\n"),
+        ("3 < 4 and <", "3 < 4 and <\n"),
+    ],
+)
+def test_html_gives_its_text(html: str, text: str) -> None:
+    assert text_of(html) == text
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    st.lists(st.sampled_from(["<", ">", "</", "<!", "![", "[", "]]>", "--", "p", "pre", "nav", "/", "&#x0;", " ", "é"]))
+)
+def test_any_tag_soup_gives_text(parts: list[str]) -> None:
+    assert text_of("".join(parts)).endswith("\n")

@@ -43,6 +43,8 @@ def split(document: str) -> list[str]:
         ("He leaves next month. Its chair follows.", ["He leaves next month.", "Its chair follows."]),
         ("First line\nruns on here.\n\nSecond one.", ["First line\nruns on here.", "Second one."]),
         ("# A headline\nThe text.", ["A headline", "The text."]),
+        ("A headline\n=====\nThe text.", ["A headline", "The text."]),
+        ("It reads:\n```json\nWe agree.\n```\nSo it is.", ["It reads:", "We agree.", "So it is."]),
         ("**A title**\nThe text. And more.", ["**A title**", "The text.", "And more."]),
         ("It was late\n— very late — when they left.", ["It was late\n— very late — when they left."]),
         ("— one\n\n— two", ["one", "two"]),
