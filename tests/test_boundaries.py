@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import venv
@@ -12,6 +13,7 @@ from pathlib import Path
 import pytest
 
 import communique
+from training.export import export
 from training.package import digest, package
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -57,8 +59,22 @@ def test_a_wheel_holds_runtime_and_model_alone(wheel: Path) -> None:
     assert code == expected
 
 
-def test_two_builds_give_one_hash(wheel: Path, exported: Path, tmp_path: Path) -> None:
-    assert digest(package(exported, tmp_path)) == digest(wheel)
+def test_two_builds_give_one_hash(
+    wheel: Path, bundle_copy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in (("TZ", "Pacific/Apia"), ("SOURCE_DATE_EPOCH", "1"), ("PYTHONHASHSEED", "7"), ("LC_ALL", "C")):
+        monkeypatch.setenv(name, value)
+    monkeypatch.chdir(tmp_path)
+    before = os.umask(0o077)
+    try:
+        assert digest(package(bundle_copy, tmp_path / "elsewhere")) == digest(wheel)
+    finally:
+        os.umask(before)
+
+
+def test_two_exports_give_the_same_bytes(exported: Path, tiny_run: Path, tmp_path: Path) -> None:
+    again = export(tiny_run, tmp_path / "again")
+    assert (again / "SHA256SUMS").read_text() == (exported / "SHA256SUMS").read_text()
 
 
 def test_an_empty_venv_reads_with_the_wheel_alone(wheel: Path, tmp_path: Path) -> None:

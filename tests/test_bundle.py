@@ -52,6 +52,17 @@ def test_a_newer_format_is_refused_with_the_cure(bundle_copy: Path) -> None:
         bundle.read(bundle_copy)
 
 
+def test_a_manifest_of_format_1_is_read_by_every_later_version() -> None:
+    # as version 0.1.0 wrote it; this text stays when FORMAT rises
+    first = """{"name": "minilm", "version": "3fa9c120", "labels": ["proposal", "rejection"], "task": "multi_label",
+    "temperature": 1.25, "thresholds": [0.5, 0.4], "max_length": 128, "precision": "int8", "format": 1,
+    "quantisation": {"accepted": true}, "corpus": {"name": "statements"}, "run": {"seed": 1},
+    "encoder": {"name": "x"}, "figures": {"test/macro_f1": 0.8},
+    "golden": [{"text": "We refuse.", "probabilities": [0.1, 0.9]}]}"""
+    manifest = Manifest.from_json(first, "x")
+    assert (manifest.format, manifest.temperature, manifest.thresholds) == (1, 1.25, (0.5, 0.4))
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

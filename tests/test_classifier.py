@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
+import json
+import os
 import pickle
+import subprocess
+import sys
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -91,6 +97,11 @@ def test_any_unicode_gets_an_answer(classifier: communique.Classifier, text: str
     assert classifier(text).text == text
 
 
+@pytest.mark.parametrize("text", ["x" * 10_000_000, "\ud800" * 1_000_000, "word " * 20_000], ids=len)
+def test_one_line_of_megabytes_gets_an_answer(classifier: communique.Classifier, text: str) -> None:
+    assert classifier(text).end == len(text)
+
+
 @pytest.mark.parametrize("wrong", [[None], [3], [b"bytes"], ["fine", float("nan")]])
 def test_what_is_no_text_is_refused_by_position(classifier: communique.Classifier, wrong: list[object]) -> None:
     with pytest.raises(InputError, match=f"item {len(wrong) - 1}: expected a string"):
@@ -112,6 +123,53 @@ def test_threads_share_one_classifier(classifier: communique.Classifier) -> None
     with ThreadPoolExecutor(8) as pool:
         for found in pool.map(lambda _: classifier.predict_proba(TEXTS), range(40)):
             assert np.array_equal(found, expected)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
+def test_a_forked_process_answers_as_its_parent(exported: Path) -> None:
+    code = f"""
+import multiprocessing, communique
+classifier = communique.load({str(exported)!r}, threads=2)
+texts = {TEXTS!r} * 30
+mine = [statement.intents for statement in classifier(texts)]
+def theirs(_):
+    return [statement.intents for statement in classifier(texts)]
+with multiprocessing.get_context("fork").Pool(2) as pool:
+    print(all(found == mine for found in pool.map(theirs, range(4))))
+"""
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, timeout=300)
+    assert done.stdout == "True\n", done.stderr
+
+
+def test_two_models_stand_side_by_side(exported: Path, bundle_copy: Path) -> None:
+    manifest = bundle_copy / "communique.json"
+    manifest.write_text(json.dumps({**json.loads(manifest.read_text()), "name": "other", "temperature": 9.0}))
+    write_sums(bundle_copy)
+    one, other = communique.load(exported, threads=1), communique.load(bundle_copy, threads=1)
+    first, second = one.predict_proba(TEXTS), other.predict_proba(TEXTS)
+    assert (repr(one)[:16], repr(other)[:16]) == ("Classifier(tiny ", "Classifier(other")
+    assert np.abs(first - second).max() > 0.05
+    assert np.array_equal(one.predict_proba(TEXTS), first) and np.array_equal(other.predict_proba(TEXTS), second)
+
+
+def test_a_stream_keeps_order_and_takes_no_more_than_a_chunk(
+    classifier: communique.Classifier, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("communique.classifier.CHUNK", 8)
+    taken = 0
+
+    def texts() -> Iterator[str]:
+        nonlocal taken
+        for number in itertools.count():
+            taken += 1
+            yield TEXTS[number % 3]
+
+    expected = [statement.intents for statement in classifier(TEXTS)]
+    stream = classifier.stream(texts())
+    assert taken == 0
+    for number, statement in enumerate(itertools.islice(stream, 20)):
+        assert (statement.text, statement.intents) == (TEXTS[number % 3], expected[number % 3])
+        assert taken == 8 * (number // 8 + 1)
 
 
 def test_both_precisions_load_and_agree(exported: Path) -> None:
