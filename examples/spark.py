@@ -1,6 +1,6 @@
 """Adds to a Spark table what each text of one column does, with the model as MLflow holds it.
 
-python examples/spark.py statements.jsonl text labelled.parquet [--model models:/communique@champion] [--threads 1]
+python examples/spark.py statements.jsonl text labelled.parquet [--model models:/communique@champion] [--precision fp32]
 """
 
 from __future__ import annotations
@@ -45,6 +45,7 @@ def main() -> int:
     parser.add_argument("output", help="a folder that is not there yet")
     parser.add_argument("--model", default="models:/communique@champion", help="in MLflow's words, or a folder")
     parser.add_argument("--threads", type=int, default=1, help="of each of Spark's tasks")
+    parser.add_argument("--precision", help="int8 or fp32; default: what the bundle recommends")
     asked = parser.parse_args()
     if asked.source.suffix not in READERS:
         print(f"{asked.source}: expected a name that ends in {', '.join(READERS)}", file=sys.stderr)
@@ -59,7 +60,10 @@ def main() -> int:
             print(f"no column {asked.column!r}; found {', '.join(frame.columns)}", file=sys.stderr)
             return 2
         predict = mlflow.pyfunc.spark_udf(
-            spark, asked.model, env_manager="local", model_config={"threads": asked.threads}
+            spark,
+            asked.model,
+            env_manager="local",
+            model_config={"threads": asked.threads, "precision": asked.precision},
         )
         frame = frame.repartition(spark.sparkContext.defaultParallelism)  # a small file is one part, and one task
         start = time.perf_counter()

@@ -97,7 +97,7 @@ def registered(exported: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
 
 
 def test_spark_labels_a_column(
-    registered: Path, classifier: Classifier, texts: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    registered: Path, exported: Path, texts: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if importlib.util.find_spec("pyspark") is None:
         pytest.skip("pyspark is not installed: pip install pyspark")
@@ -107,15 +107,25 @@ def test_spark_labels_a_column(
     said = [*texts[:20], None]
     lines = [json.dumps({"id": place, "said": text}) + "\n" for place, text in enumerate(said)]
     (tmp_path / "in.jsonl").write_text("".join(lines))
-    command = ("spark.py", tmp_path / "in.jsonl", "said", tmp_path / "out.parquet", "--model", registered)
+    command = (
+        "spark.py",
+        tmp_path / "in.jsonl",
+        "said",
+        tmp_path / "out.parquet",
+        "--model",
+        registered,
+        "--precision",
+        "fp32",
+    )
     done = _python(*command)
     assert done.returncode == 0, done.stderr
     assert "21 rows in" in done.stdout
     labelled = pandas.read_parquet(tmp_path / "out.parquet").set_index("id").sort_index()
-    for found, one in zip(labelled[:20].to_dict("records"), classifier(texts[:20]), strict=True):
+    expected = communique.load(exported, precision="fp32")(texts[:20])
+    for found, one in zip(labelled[:20].to_dict("records"), expected, strict=True):
         assert (found["said"], tuple(found["intents"])) == (one.text, one.intents)
-        probabilities = {label: found[f"p_{label}"] for label in classifier.classes_}
-        assert probabilities == pytest.approx(one.probabilities, abs=0.02)  # int8, in other company
+        probabilities = {label: found[f"p_{label}"] for label in one.probabilities}
+        assert probabilities == pytest.approx(one.probabilities, abs=1e-5)
     assert labelled["intents"][20] is None and labelled.loc[20, ["p_proposal", "confidence"]].isna().all()
     again = _python(*command)
     assert again.returncode == 2 and "already exists" in again.stderr and "Traceback" not in again.stderr
