@@ -18,7 +18,7 @@ PORT ?= 5000
 # pip's own progress bars show on a terminal; elsewhere a line a package is enough.
 PIP := $(PY) -m pip --disable-pip-version-check install --quiet -c constraints.txt
 
-.PHONY: help setup peers model corpus train evaluate report compare sweep export promote rollback runs package read test ui lint types imports check audit format clean
+.PHONY: help setup peers model corpus train evaluate report compare sweep export promote rollback runs package read test fuzz fixtures ui lint types imports check audit format clean
 
 help: ## list the targets
 	@grep -hE '^[a-z][a-z-]*:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -107,6 +107,12 @@ read: ## install the wheel into an empty venv and read ARTICLE there
 
 test: $(STAMP)/dev ## run the tests
 	@$(PY) -m pytest $(ARGS)
+
+fuzz: $(STAMP)/dev ## more than 10,000 examples for whatever reads others' files (make test takes a few)
+	@HYPOTHESIS_PROFILE=fuzz $(PY) -m pytest tests/test_fuzz.py $(ARGS)
+
+fixtures: $(STAMP)/dev ## a release's tiny run and bundle, for later versions to load: tests/fixtures/VERSION
+	@$(PY) -m tests.fixtures.make
 
 ui: setup ## browse the runs in MLflow, on loopback
 	@$(PY) -m training ui --port $(PORT)

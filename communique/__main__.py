@@ -200,7 +200,7 @@ def _classify(parsed: argparse.Namespace) -> int:
     from communique.render import json_lines
 
     classifier = load(parsed.model, min_confidence=parsed.min_confidence)
-    statement = classifier(" ".join(parsed.text))
+    statement = classifier(_argument(parsed.text))
     if parsed.json:
         sys.stdout.write(json_lines([statement]))
     else:
@@ -216,7 +216,7 @@ def _explain(parsed: argparse.Namespace) -> int:
     from communique.classifier import load
 
     classifier = load(parsed.model, min_confidence=parsed.min_confidence)
-    explanation = classifier.explain(" ".join(parsed.text))
+    explanation = classifier.explain(_argument(parsed.text))
     if parsed.json:
         sys.stdout.write(render.explanation_json(explanation))
     else:
@@ -226,6 +226,7 @@ def _explain(parsed: argparse.Namespace) -> int:
 
 def _info(parsed: argparse.Namespace) -> int:
     from communique.classifier import load
+    from communique.documents import printable
 
     manifest = load(parsed.model).manifest
     lines = [
@@ -238,7 +239,7 @@ def _info(parsed: argparse.Namespace) -> int:
                                ("int8", manifest.quantisation)) if facts),
         *(f"{name:<28}{value:.4f}" for name, value in sorted(manifest.figures.items())),
     ]  # fmt: skip
-    sys.stdout.write("\n".join(lines) + "\n")
+    sys.stdout.write("".join(printable(" ".join(line.splitlines())) + "\n" for line in lines))
     return 0
 
 
@@ -249,6 +250,11 @@ def _verify(parsed: argparse.Namespace) -> int:
     report = check(path)
     sys.stdout.write(f"{path}: {report}\n")
     return 0
+
+
+def _argument(words: Sequence[str]) -> str:
+    """The words of a command line as one text; bytes that are no UTF-8 become U+FFFD."""
+    return os.fsencode(" ".join(words)).decode("utf-8", "replace")
 
 
 def _width() -> int:

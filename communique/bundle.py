@@ -11,9 +11,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -27,6 +28,8 @@ TOKENIZER = "tokenizer.json"
 MODELS = {"fp32": "onnx/model.onnx", "int8": "onnx/model_quantized.onnx"}
 MAX_BYTES = 4 * 2**30  # of one file; larger is no sentence classifier
 MAX_JSON_BYTES = 64 * 2**20
+MAX_LABELS = 1000
+MAX_NAME = 200  # characters of a label, a name or a version
 
 
 @dataclass(frozen=True)
@@ -77,7 +80,7 @@ class Manifest:
             raw = json.loads(text)
         except (ValueError, RecursionError) as error:
             raise BundleError(f"{where}: not JSON ({error}). Export or download the bundle again.") from None
-        if not isinstance(raw, dict) or not isinstance(raw.get("format"), int):
+        if not isinstance(raw, dict) or not _is_number(raw.get("format"), int) or raw["format"] < 1:
             raise BundleError(f"{where}: no format number; this is not a communique bundle.")
         if raw["format"] > FORMAT:
             raise BundleError(
@@ -92,40 +95,88 @@ class Manifest:
                 + (f"; unknown {', '.join(sorted(unknown))}" if unknown else "")
                 + ". Export or download the bundle again."
             )
-        try:
-            manifest = cls(
-                **{
-                    **raw,
-                    "labels": tuple(raw["labels"]),
-                    "thresholds": tuple(float(value) for value in raw["thresholds"]),
-                    "temperature": float(raw["temperature"]),
-                    "max_length": int(raw["max_length"]),
-                    "golden": tuple(raw.get("golden", ())),
-                }
-            )
-        except (TypeError, ValueError) as error:
-            raise BundleError(f"{where}: a field has the wrong type ({error}).") from None
+        if problems := [
+            f"{key} must be {what}" for key, (what, fits) in _FIELDS.items() if key in raw and not fits(raw[key])
+        ]:
+            raise BundleError(f"{where}: a field has the wrong type: " + "; ".join(problems) + ".")
+        manifest = cls(
+            **{
+                **raw,
+                "labels": tuple(raw["labels"]),
+                "thresholds": tuple(float(value) for value in raw["thresholds"]),
+                "temperature": float(raw["temperature"]),
+                "golden": tuple(raw.get("golden", ())),
+            }
+        )
         manifest._check(where)
         return manifest
 
     def _check(self, where: str) -> None:
         problems = []
-        if not self.labels or len(set(self.labels)) != len(self.labels):
-            problems.append(f"labels must be distinct and at least one, found {list(self.labels)}")
+        if not 1 <= len(self.labels) <= MAX_LABELS or len(set(self.labels)) != len(self.labels):
+            problems.append(f"labels must be distinct and 1 to {MAX_LABELS}, found {len(self.labels)}")
         if len(self.thresholds) != len(self.labels):
             problems.append(f"{len(self.labels)} labels but {len(self.thresholds)} thresholds")
         if self.task not in ("multi_label", "single_label"):
             problems.append(f"task must be multi_label or single_label, found {self.task!r}")
-        if not 0 < self.temperature < float("inf"):
-            problems.append(f"temperature must be positive and finite, found {self.temperature}")
+        if not 1e-3 <= self.temperature <= 1e3:
+            problems.append(f"temperature must be 0.001 to 1000, found {self.temperature}")
         if not 8 <= self.max_length <= 8192:
             problems.append(f"max_length must be 8 to 8192, found {self.max_length}")
         if self.precision not in MODELS:
             problems.append(f"precision must be one of {', '.join(MODELS)}, found {self.precision!r}")
+        if any(len(one["probabilities"]) != len(self.labels) for one in self.golden):
+            problems.append(f"each golden text must have {len(self.labels)} probabilities, one a label")
         if problems:
             raise BundleError(f"{where}: " + "; ".join(problems) + ".")
 
 
+def _is_number(value: object, kind: type = float) -> bool:
+    """Whether it is a finite number (for `int`, a whole one); True and False are none."""
+    if isinstance(value, bool) or not isinstance(value, int if kind is int else (int, float)):
+        return False
+    return abs(value) < 2**63 if isinstance(value, int) else math.isfinite(value)
+
+
+def is_name(value: object) -> bool:
+    """Whether a label, name or version can be shown anywhere: short, and nothing in it that would steer a terminal."""
+    return isinstance(value, str) and 0 < len(value) <= MAX_NAME and value.isprintable()
+
+
+def _is_object(value: object) -> bool:
+    return isinstance(value, dict)
+
+
+def _is_golden(value: object) -> bool:
+    return _are(
+        value,
+        lambda one: (
+            isinstance(one, dict) and isinstance(one.get("text"), str) and _are(one.get("probabilities"), _is_number)
+        ),
+    )
+
+
+def _are(value: object, fits: Callable[[Any], bool]) -> bool:
+    return isinstance(value, list) and all(map(fits, value))
+
+
+# What is written in a bundle by others is checked here, once: nothing behind this asks for a type again.
+_FIELDS: dict[str, tuple[str, Callable[[Any], bool]]] = {
+    "name": (f"printable text of 1 to {MAX_NAME} characters", is_name),
+    "version": (f"printable text of 1 to {MAX_NAME} characters", is_name),
+    "labels": (f"a list of printable texts of 1 to {MAX_NAME} characters", lambda value: _are(value, is_name)),
+    "task": ("a string", lambda value: isinstance(value, str)),
+    "temperature": ("a finite number", _is_number),
+    "thresholds": ("a list of finite numbers", lambda value: _are(value, _is_number)),
+    "max_length": ("a whole number", lambda value: _is_number(value, int)),
+    "precision": ("a string", lambda value: isinstance(value, str)),
+    "quantisation": ("an object", _is_object),
+    "corpus": ("an object", _is_object),
+    "run": ("an object", _is_object),
+    "encoder": ("an object", _is_object),
+    "figures": ("an object of finite numbers", lambda value: _is_object(value) and _are([*value.values()], _is_number)),
+    "golden": ("a list of objects with text and probabilities", _is_golden),
+}
 _REQUIRED = {
     "format", "name", "version", "labels", "task", "temperature", "thresholds", "max_length", "precision",
 }  # fmt: skip
@@ -255,6 +306,8 @@ def _safe(name: str, root: Path) -> str:
     pure = PurePosixPath(name)
     if pure.is_absolute() or ".." in pure.parts or "\\" in name or "\0" in name or not pure.parts:
         raise BundleError(f"{root}: the file name {name!r} leads out of the bundle.")
+    if len(name) > MAX_NAME:
+        raise BundleError(f"{root}: a file name of {len(name)} characters, more than the {MAX_NAME} allowed.")
     return pure.as_posix()
 
 

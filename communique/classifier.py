@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -25,6 +26,7 @@ Floats = npt.NDArray[np.float32]
 
 BATCH = 32  # windows a forward pass: more brings no speed on a CPU and costs memory
 CHUNK = 4096  # texts held at a time when streaming
+_INPUTS = {"input_ids", "attention_mask", "token_type_ids"}
 
 
 @dataclass(frozen=True)
@@ -137,12 +139,14 @@ class Classifier:
 
         Raises:
             InputError: `texts` is a bare string, or an item is not a string.
+        BundleError: the bundle's model or tokenizer fails on a text.
         """
-        logits = self._logits(texts) / self.manifest.temperature
+        logits = self._finite(self._logits(texts)) / self.manifest.temperature
         if self.manifest.task == "single_label":
             shifted = np.exp(logits - logits.max(axis=1, keepdims=True)) if len(logits) else logits
             return np.asarray(shifted / shifted.sum(axis=1, keepdims=True), dtype=np.float32)
-        return np.asarray(1 / (1 + np.exp(-logits)), dtype=np.float32)
+        with np.errstate(over="ignore"):  # of logits below -88; the sigmoid is 0 there
+            return np.asarray(1 / (1 + np.exp(-logits)), dtype=np.float32)
 
     def fit(self, *_: object) -> Classifier:
         """Refuses: the model comes trained. It makes the classifier an estimator for scikit-learn.
@@ -170,7 +174,11 @@ class Classifier:
         )
 
     def _logits(self, texts: Sequence[str]) -> Floats:
-        encodings = self._tokenizer.encode_batch_fast([_clean(text, i) for i, text in enumerate(_checked(texts))])
+        cleaned = [_clean(text, i) for i, text in enumerate(_checked(texts))]
+        try:
+            encodings = self._tokenizer.encode_batch_fast(cleaned)
+        except Exception as error:  # the library raises a bare Exception
+            raise self._broken(bundle.TOKENIZER, error) from None
         windows = [(i, window) for i, first in enumerate(encodings) for window in (first, *first.overflowing)]
         windows.sort(key=lambda pair: len(pair[1].ids))  # like lengths share a batch: little padding
         outputs = np.empty((len(windows), len(self.classes_)), dtype=np.float32)
@@ -187,8 +195,22 @@ class Classifier:
             ids[row, : len(window.ids)] = window.ids
             mask[row, : len(window.ids)] = 1
         feed = {"input_ids": ids, "attention_mask": mask, "token_type_ids": np.zeros_like(ids)}
-        (logits,) = self._session.run(["logits"], {k: v for k, v in feed.items() if k in self._inputs})
+        try:
+            (logits,) = self._session.run(["logits"], {k: v for k, v in feed.items() if k in self._inputs})
+        except Exception as error:  # onnxruntime has a dozen classes for this and no common base
+            raise self._broken(bundle.MODELS[self._source.precision], error) from None
+        if logits.shape != (len(batch), len(self.classes_)):
+            found = f"an output of shape {logits.shape} for {len(batch)} texts and {len(self.classes_)} labels"
+            raise self._broken(bundle.MODELS[self._source.precision], found)
         return np.asarray(logits, dtype=np.float32)
+
+    def _finite(self, logits: Floats) -> Floats:
+        if not np.isfinite(logits).all():
+            raise self._broken(bundle.MODELS[self._source.precision], "answers that are no numbers")
+        return logits
+
+    def _broken(self, name: str, what: object) -> BundleError:
+        return BundleError(f"{self._source.path / name}: does not work ({what}). Export or download the bundle again.")
 
     def _decide(self, probabilities: Floats) -> npt.NDArray[np.bool_]:
         if self.manifest.task == "single_label":
@@ -284,10 +306,26 @@ def _session(source: bundle.Bundle, threads: int | None) -> onnxruntime.Inferenc
     options.intra_op_num_threads = threads or 0
     options.inter_op_num_threads = 1
     options.log_severity_level = 3  # errors only
+    # a model may name files that its weights are in: it finds none
+    options.add_session_config_entry("session.model_external_initializers_file_folder_path", os.devnull)
+    where = source.path / bundle.MODELS[source.precision]
     try:
-        return onnxruntime.InferenceSession(source.model, options, providers=["CPUExecutionProvider"])
+        session = onnxruntime.InferenceSession(source.model, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime has a dozen classes for this and no common base
-        raise BundleError(f"{source.path / bundle.MODELS[source.precision]}: not a model ({error}).") from None
+        raise BundleError(f"{where}: not a model ({error}).") from None
+    inputs = {node.name: node.type for node in session.get_inputs()}
+    outputs = {node.name: node.type for node in session.get_outputs()}
+    whole = not inputs.keys() - _INPUTS and {*inputs.values()} == {"tensor(int64)"}
+    if not whole or outputs.get("logits") != "tensor(float)":
+        raise BundleError(
+            f"{where}: not a classifier; expected int64 inputs out of {', '.join(sorted(_INPUTS))} and a float output "
+            f"logits, found {_listed(inputs)} and {_listed(outputs)}."
+        )
+    return session
+
+
+def _listed(nodes: Mapping[str, str]) -> str:
+    return ", ".join(f"{name!r} {kind}" for name, kind in [*nodes.items()][:10])
 
 
 def _share(value: float) -> float:

@@ -89,8 +89,13 @@ def explained(classifier: Classifier, document: Document, advance: Callable[[int
 
 
 def shown(name: str) -> str:
-    """A file's name as text that can be written anywhere, even where its bytes are not UTF-8."""
-    return os.fsencode(name).decode("utf-8", "replace")
+    """A file's name as text that can be written anywhere: what is not UTF-8, or would steer a terminal, is U+FFFD."""
+    return printable(" ".join(os.fsencode(name).decode("utf-8", "replace").splitlines()))
+
+
+def printable(text: str) -> str:
+    """The text without what would steer a terminal."""
+    return "".join(sign if sign.isprintable() or sign.isspace() else "\ufffd" for sign in text)
 
 
 def _files(name: str) -> list[str]:

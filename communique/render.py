@@ -9,6 +9,7 @@ import textwrap
 from collections.abc import Iterable, Sequence
 
 from communique.classifier import Statement
+from communique.documents import printable
 from communique.explain import Explanation, Word, deciding
 
 _COLOURS = ("36", "33", "31", "35", "32", "34")  # by the label's place; the word stands beside it always
@@ -42,7 +43,7 @@ def explanation_json(explanation: Explanation) -> str:
 
 def csv_header(labels: Sequence[str]) -> str:
     """The names of the columns of `csv_rows`."""
-    return _csv([["file", "start", "end", "text", "intents", *map(_cell, labels), "confidence", "unsure"]])
+    return csv_lines([["file", "start", "end", "text", "intents", *map(_cell, labels), "confidence", "unsure"]])
 
 
 def csv_rows(statements: Iterable[Statement], source: str) -> str:
@@ -51,7 +52,7 @@ def csv_rows(statements: Iterable[Statement], source: str) -> str:
     A cell that a spreadsheet would run as a formula, or that begins with an apostrophe, gets an apostrophe
     before it (OWASP, "CSV injection"); to get the text back, drop the first apostrophe of a cell that has one.
     """
-    return _csv(
+    return csv_lines(
         [
             _cell(source),
             statement.start,
@@ -66,6 +67,16 @@ def csv_rows(statements: Iterable[Statement], source: str) -> str:
     )
 
 
+def csv_lines(rows: Iterable[Iterable[object]]) -> str:
+    """Rows of cells as CSV that every reader parts into the same cells, whatever is in them."""
+    lines = []
+    for row in rows:
+        buffer = io.StringIO()
+        csv.writer(buffer, lineterminator="\r\n").writerow(row)  # with "\n", a lone "\r" would stand unquoted
+        lines.append(buffer.getvalue().removesuffix("\r\n") + "\n")
+    return "".join(lines)
+
+
 def table(statements: Sequence[Statement], labels: Sequence[str], *, width: int = 100, colour: bool = False) -> str:
     """Sentence by sentence: the intents with their probabilities at the left, the text wrapped at the right.
 
@@ -78,7 +89,7 @@ def table(statements: Sequence[Statement], labels: Sequence[str], *, width: int 
     for statement in statements:
         left = [_named(intent, statement, labels, colour, names) for intent in statement.intents]
         left = left or [("?" if statement.unsure else "").ljust(names)]
-        right = textwrap.wrap(" ".join(_printable(statement.text).split()), room) or [""]
+        right = textwrap.wrap(" ".join(printable(statement.text).split()), room) or [""]
         for line in range(max(len(left), len(right))):
             head = left[line] if line < len(left) else " " * names
             rows.append(f"{head}  {right[line] if line < len(right) else ''}".rstrip())
@@ -128,12 +139,6 @@ def _record(statement: Statement) -> dict[str, object]:
     }
 
 
-def _csv(rows: Iterable[Iterable[object]]) -> str:
-    buffer = io.StringIO()
-    csv.writer(buffer, lineterminator="\n").writerows(rows)
-    return buffer.getvalue()
-
-
 def _cell(text: str) -> str:
     return "'" + text if text.startswith(("'", *_FORMULA)) else text
 
@@ -149,9 +154,9 @@ def _marked(text: str, words: Sequence[Word], label: str) -> str:
     pieces, at = [], 0
     for word in sorted(words, key=lambda word: word.start):
         opening, closing = _STRONG if word.weights[label] >= words[0].weights[label] / 2 else _WEAK
-        pieces += [_printable(text[at : word.start]), opening, word.text, closing]
+        pieces += [printable(text[at : word.start]), opening, word.text, closing]
         at = word.end
-    return "".join([*pieces, _printable(text[at:])])
+    return "".join([*pieces, printable(text[at:])])
 
 
 def _dressed(line: str, hue: str, colour: bool) -> str:
@@ -159,8 +164,3 @@ def _dressed(line: str, hue: str, colour: bool) -> str:
         line = line.replace(opening, f"\033[{style};{hue}m" if colour else stars)
         line = line.replace(closing, _RESET if colour else stars)
     return line
-
-
-def _printable(text: str) -> str:
-    """The text without what would steer a terminal."""
-    return "".join(sign if sign.isprintable() or sign.isspace() else "\ufffd" for sign in text)

@@ -15,6 +15,12 @@ os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import pytest
+from hypothesis import settings
+
+# `make test` takes the same few examples each time, `make fuzz` others each time.
+settings.register_profile("quick", max_examples=40, deadline=None, derandomize=True)
+settings.register_profile("fuzz", max_examples=1000, deadline=None, print_blob=True)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "quick"))
 
 ROOT = Path(__file__).resolve().parent.parent
 LABELS = ["proposal", "condition", "rejection", "reaction"]
@@ -66,19 +72,22 @@ def tiny_corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def tiny_encoder(tmp_path_factory: pytest.TempPathFactory, tiny_corpus: Path) -> Path:
+    return write_encoder(tmp_path_factory.mktemp("encoder"), tiny_corpus)
+
+
+def write_encoder(folder: Path, corpus: Path, hidden: int = 32, words: int = 400) -> Path:
     """A two-layer BERT with random weights and a tokenizer over the tiny corpus' words."""
     import torch
     from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
     from transformers import BertConfig, BertModel, BertTokenizerFast
 
-    folder = tmp_path_factory.mktemp("encoder")
     tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
     tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    texts = [json.loads(line)["text"] for line in (tiny_corpus / "train.jsonl").read_text().splitlines()]
+    texts = [json.loads(line)["text"] for line in (corpus / "train.jsonl").read_text().splitlines()]
     special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
     tokenizer.train_from_iterator(
-        texts, trainers.WordPieceTrainer(vocab_size=400, special_tokens=special, show_progress=False)
+        texts, trainers.WordPieceTrainer(vocab_size=words, special_tokens=special, show_progress=False)
     )
     tokenizer.post_processor = processors.TemplateProcessing(
         single="[CLS] $A [SEP]",
@@ -89,7 +98,8 @@ def tiny_encoder(tmp_path_factory: pytest.TempPathFactory, tiny_corpus: Path) ->
     torch.manual_seed(0)
     BertModel(
         BertConfig(
-            vocab_size=400, hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64,
+            vocab_size=words, hidden_size=hidden, num_hidden_layers=2, num_attention_heads=2,
+            intermediate_size=2 * hidden,
             max_position_embeddings=64, initializer_range=0.1,
         )
     ).save_pretrained(folder)  # fmt: skip
@@ -119,13 +129,16 @@ def folder_of(tmp_path_factory: pytest.TempPathFactory, tiny_corpus: Path, tiny_
 
 @pytest.fixture(scope="session")
 def tiny_config(tmp_path_factory: pytest.TempPathFactory, tiny_corpus: Path, tiny_encoder: Path) -> Path:
-    file = tmp_path_factory.mktemp("config") / "tiny.yaml"
+    return write_config(tmp_path_factory.mktemp("config") / "tiny.yaml", tiny_corpus, tiny_encoder)
+
+
+def write_config(file: Path, corpus: Path, encoder: Path) -> Path:
     file.write_text(f"""
 name: tiny
 family: encoder
-corpus: {tiny_corpus}
+corpus: {corpus}
 seed: 1
-encoder: {tiny_encoder}
+encoder: {encoder}
 max_length: 32
 precision: float32
 freeze_embeddings: false

@@ -7,8 +7,6 @@ import time
 from types import ModuleType
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from communique.reader import sentences
 from tests.conftest import ROOT
@@ -72,28 +70,6 @@ def split(document: str) -> list[str]:
 )
 def test_sentences(document: str, expected: list[str]) -> None:
     assert split(document) == expected
-
-
-@settings(max_examples=300, deadline=None)
-@given(st.text(alphabet=st.sampled_from("aA.?!\"”“’'()- \n\t#*Q:1)é|>\u00a0") | st.characters(), max_size=200))
-def test_offsets_hold_for_any_text(document: str) -> None:
-    last = 0
-    for start, end in sentences(document):
-        assert last <= start < end <= len(document)
-        assert document[start:end] == document[start:end].strip()
-        last = end
-
-
-@settings(max_examples=100, deadline=None)
-@given(
-    st.lists(
-        st.sampled_from(["We agree.", "The U.S. left.", "No.", "“Why?” he asked.", "It cost 3.5 m."]),
-        max_size=12,
-    )
-)
-def test_no_word_is_lost(parts: list[str]) -> None:
-    document = " ".join(parts)
-    assert "".join(split(document)).replace(" ", "") == document.replace(" ", "")
 
 
 @pytest.fixture

@@ -6,8 +6,6 @@ old run, or on a machine that has neither its corpus nor its weights.
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,6 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from communique.render import csv_lines
 from training import evaluate
 from training.files import write_json, write_text
 
@@ -267,16 +266,14 @@ def table(found: Sequence[Mistake]) -> str:
     """Mistakes as CSV; a cell that a spreadsheet would take for a formula begins with an apostrophe."""
     labels = list(found[0].probabilities) if found else []
     fields = list(dict.fromkeys(field for one in found for field in one.fields))
-    stream = io.StringIO()
-    writer = csv.writer(stream, lineterminator="\n")
     head = ["id", "text", "truth", "decided", "loss", *(f"p_{label}" for label in labels), *fields]
-    writer.writerow([_cell(name) for name in head])
+    rows = [[_cell(name) for name in head]]
     for one in found:
         words = [one.id, one.text, " ".join(one.truth), " ".join(one.decided)]
         rest = [one.fields.get(field, "") for field in fields]
         numbers = [f"{value:.4f}" for value in (one.loss, *one.probabilities.values())]
-        writer.writerow([*map(_cell, words), *numbers, *map(_cell, rest)])
-    return stream.getvalue()
+        rows.append([*map(_cell, words), *numbers, *map(_cell, rest)])
+    return csv_lines(rows)
 
 
 def _slice(found: Predictions, field: str, value: str, chosen: npt.NDArray[np.bool_]) -> Slice:

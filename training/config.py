@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import difflib
 import io
+import reprlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 from ruamel.yaml import YAML
-from ruamel.yaml.error import YAMLError
 
 from training.errors import ConfigError
 
@@ -150,7 +150,7 @@ def written(values: Mapping[str, Any]) -> str:
 def _parsed(text: str, where: str) -> Any:
     try:
         return YAML(typ="safe", pure=True).load(text)
-    except YAMLError as error:
+    except Exception as error:  # of YAMLError for most; for some dates, numbers and depths of nesting, what Python says
         raise ConfigError(f"{where}: not valid YAML 1.2: {' '.join(str(error).split())}") from None
 
 
@@ -159,7 +159,8 @@ def _validated(values: dict[str, Any], where: str, problems: list[str]) -> AnyCo
     try:
         config = _ADAPTER.validate_python(values)
     except ValidationError as error:
-        keys = list(_FAMILIES[values["family"]].model_fields) if values.get("family") in _FAMILIES else []
+        family = _FAMILIES.get(str(values.get("family")))
+        keys = list(family.model_fields) if family else []
         # the first part of a place is pydantic's name for the class that it took
         problems += [explained({**item, "loc": item["loc"][1:]}, keys) for item in error.errors()]
     if problems or config is None:
@@ -177,6 +178,13 @@ def explained(item: Any, keys: Sequence[str]) -> str:
     if item["type"] == "missing":
         return f"{key} is missing"
     if item["type"].startswith("union_tag"):
-        return f"family must be one of {', '.join(_FAMILIES)}, found {item['input'].get('family')!r}"
+        return f"family must be one of {', '.join(_FAMILIES)}, found {_shown(item['input'].get('family'))}"
     message = item["msg"][0].lower() + item["msg"][1:]
-    return f"{key}: {message}, found {item['input']!r}"
+    return f"{key}: {message}, found {_shown(item['input'])}"
+
+
+def _shown(value: Any) -> str:
+    """The value as a person wrote it; of a very long one its beginning."""
+    short = reprlib.Repr()
+    short.maxlevel, short.maxstring, short.maxother, short.maxlong = 2, 200, 200, 200
+    return short.repr(value)

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,12 +24,14 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
+from communique.bundle import MAX_LABELS, MAX_NAME, is_name
 from training.errors import CorpusError
 from training.files import sha256
 
 SPLITS = ("train", "validation", "test")
 Task = Literal["multi_label", "single_label"]
 MAX_PROBLEMS = 20  # shown at a time
+_ESCAPED, _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]"), re.compile("[\ud800-\udfff]")
 
 
 @dataclass(frozen=True)
@@ -169,7 +172,7 @@ def _head(root: Path) -> dict[str, Any]:
         head = json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise CorpusError(f"{file}: is missing; expected name, version, task and labels in it.") from None
-    except (ValueError, RecursionError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise CorpusError(f"{file}: not JSON ({error}).") from None
     problems = []
     for key, kind in (("name", str), ("version", str), ("task", str), ("labels", list)):
@@ -177,8 +180,10 @@ def _head(root: Path) -> dict[str, Any]:
             problems.append(f"{file}: {key} must be a {kind.__name__}")
     if not problems and head["task"] not in ("multi_label", "single_label"):
         problems.append(f"{file}: task must be multi_label or single_label, found {head['task']!r}")
-    if not problems and (not head["labels"] or len(set(map(str, head["labels"]))) != len(head["labels"])):
-        problems.append(f"{file}: labels must be distinct and at least one")
+    if not problems and not all(map(is_name, head["labels"])):  # the names that a bundle takes
+        problems.append(f"{file}: labels must be printable texts of 1 to {MAX_NAME} characters")
+    elif not problems and not 1 <= len(set(head["labels"])) == len(head["labels"]) <= MAX_LABELS:
+        problems.append(f"{file}: labels must be distinct and 1 to {MAX_LABELS}")
     _raise(problems)
     return dict(head)
 
@@ -193,17 +198,23 @@ def _lines(path: Path, problems: list[str]) -> list[str]:
     except UnicodeDecodeError as error:
         line = path.read_bytes()[: error.start].count(b"\n") + 1
         problems.append(f"{path}:{line}: not UTF-8 (byte {error.start}); convert the file, e.g. with iconv")
+    except OSError as error:
+        problems.append(f"{path}: cannot be read ({error.strerror})")
     return []
 
 
 def _parsed(line: str, where: str, problems: list[str]) -> dict[str, Any] | None:
     try:
         row = json.loads(line)
+        broken = _ESCAPED.search(line) and _SURROGATE.search(json.dumps(row, ensure_ascii=False))
     except (ValueError, RecursionError) as error:
         problems.append(f"{where}: not JSON ({error})")
         return None
     if not isinstance(row, dict):
         problems.append(f"{where}: expected a JSON object, found {type(row).__name__}")
+        return None
+    if broken:
+        problems.append(f"{where}: holds half a character (one of \\ud800 to \\udfff alone); write the text as UTF-8")
         return None
     return row
 
@@ -218,7 +229,7 @@ def _problems_of(row: Mapping[str, Any], labels: Sequence[str], task: Task) -> l
     if not isinstance(intents, list):
         return [*problems, "intents must be a list of labels"]
     if unknown := [intent for intent in intents if intent not in labels]:
-        problems.append(f"label {unknown[0]!r} is not one of {', '.join(labels)}")
+        problems.append(f"label {unknown[0]!r:.100} is not one of {', '.join(labels)}")
     elif [label for label in labels if label in intents] != intents:
         problems.append(f"intents must be distinct and in the order {', '.join(labels)}, found {intents}")
     if task == "single_label" and len(intents) != 1:

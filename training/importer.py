@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 from sklearn.model_selection import StratifiedGroupKFold, StratifiedShuffleSplit
 
-from communique.bundle import write_sums
+from communique.bundle import MAX_NAME, is_name, write_sums
 from training.console import say
 from training.corpus import SPLITS, load
 from training.errors import CorpusError
@@ -129,7 +129,7 @@ def _rows(table: Any, split: str, columns: Columns, problems: list[str]) -> Iter
         text, labels = record[columns.text], record[columns.labels]
         if not isinstance(text, str) or not text.strip():
             problems.append(f"{split}, row {number}: {columns.text} must be a text, found {text!r}")
-        elif labels is None or (isinstance(labels, float) and np.isnan(labels)):
+        elif labels is None or (isinstance(labels, float) and np.isnan(labels)) or not str(labels).strip():
             if columns.separator is None:
                 problems.append(f"{split}, row {number}: {columns.labels} is empty; a single-label row needs one")
             else:
@@ -153,6 +153,11 @@ def _labels(rows: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[str]:
     }
     if not 1 < len(found) <= 1000:
         raise CorpusError(f"expected 2 to 1000 labels, found {len(found)}; is it the right column?")
+    if strange := sorted(label for label in found if not is_name(label)):
+        raise CorpusError(
+            f"expected labels to be printable texts of 1 to {MAX_NAME} characters, found {strange[0]!r:.100}; "
+            "is it the right column?"
+        )
     return sorted(found)
 
 
