@@ -187,6 +187,7 @@ def _command(target: str, bundle: Path, precision: str | None, port: int, scratc
     if precision:
         place = ["--bundle", str(bundle.resolve()), "--precision", precision, "--port", str(port)]
         return [sys.executable, str(ROOT / "examples" / "service.py"), *place]
+    os.environ["MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR"] = "false"
     from communique import bundle as bundles
     from training import registry
 

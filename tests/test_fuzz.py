@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import Phase, given, settings
+from hypothesis import Phase, example, given, settings
 from hypothesis import strategies as st
 
 import communique
@@ -182,11 +182,12 @@ def test_any_table_is_imported_or_refused(
     st.sampled_from(["csv", "tsv", "json", "jsonl", "parquet"]),
     st.binary(max_size=60) | YAML.map(lambda text: text.encode("utf-8", "replace")),
 )
+@example("jsonl", b"")
 def test_any_file_is_imported_or_refused(folder: Path, kind: str, content: bytes) -> None:
     shutil.rmtree(folder / "imported", ignore_errors=True)
     file = folder / f"any.{kind}"
     file.write_bytes(content)
-    with pytest.raises(CorpusError):
+    with pytest.raises(CorpusError, match=f"any.{kind}"):
         convert({"train": file}, Columns("t", "l"), folder / "imported")
 
 

@@ -16,6 +16,7 @@ from sklearn.pipeline import Pipeline, make_pipeline, make_union
 
 from training.config import BaselineConfig
 from training.corpus import Corpus
+from training.errors import RunError
 from training.fitted import OnEpoch
 
 FILE = "model.skops"
@@ -70,5 +71,12 @@ def fit(config: BaselineConfig, corpus: Corpus, on_epoch: OnEpoch) -> Baseline:
 
 
 def load(folder: Path) -> Baseline:
-    """Reads what `save` wrote; only scikit-learn's and numpy's own types are accepted."""
-    return Baseline(skops.io.load(folder / FILE, trusted=[]))
+    """Reads what `save` wrote; only scikit-learn's and numpy's own types are accepted.
+
+    Raises:
+        RunError: there is something else in it.
+    """
+    try:
+        return Baseline(skops.io.load(folder / FILE, trusted=[]))
+    except Exception as error:  # of skops, zipfile or json, by what is wrong
+        raise RunError(f"{folder / FILE}: cannot be trusted or read ({error}). Train the run again.") from None

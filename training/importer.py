@@ -113,8 +113,11 @@ def _tables(files: Mapping[str, Path], scratch: str) -> dict[str, Any]:
             tables[split] = datasets.load_dataset(
                 kind, data_files=str(file), split="train", cache_dir=scratch, **options
             )
-        except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
-            raise CorpusError(f"{file}: cannot be read ({str(error.__cause__ or error).splitlines()[0]}).") from None
+        except CorpusError:
+            raise
+        except Exception as error:  # each reader has its own; of an empty file a bare StopIteration
+            reason = next(iter(str(error.__cause__ or error).splitlines()), "") or "it is empty"
+            raise CorpusError(f"{file}: cannot be read ({reason}).") from None
     if "train" not in tables:
         raise CorpusError("no train split was found; name a file for it.")
     return tables

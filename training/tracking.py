@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import parse_qsl, quote, unquote, urlsplit, urlunsplit
 
 from communique.errors import CommuniqueError
 from training import config as configs
@@ -262,11 +262,12 @@ def uri() -> str:
 
 
 def masked(address: str) -> str:
-    """The address without user and password."""
+    """The address without user and password, and without options, which may hold another."""
     parts = urlsplit(address)
-    return (
-        urlunsplit(parts._replace(netloc="***@" + parts.netloc.rpartition("@")[2])) if "@" in parts.netloc else address
-    )
+    if "@" not in parts.netloc and not parts.query:
+        return address
+    user = "***@" if "@" in parts.netloc else ""
+    return urlunsplit(parts._replace(netloc=user + parts.netloc.rpartition("@")[2], query=""))
 
 
 def serve(port: int) -> int:
@@ -559,9 +560,12 @@ def _short(error: Exception) -> str:
 
 
 def masked_text(text: str) -> str:
-    """The text with the password of any tracking URI in it taken out."""
-    secret = urlsplit(uri()).password
-    return text.replace(secret, "***") if secret else text
+    """The text with the passwords of any tracking URI in it taken out, as they stand there and decoded."""
+    parts = urlsplit(uri())
+    for secret in filter(None, [parts.password, *(value for _, value in parse_qsl(parts.query))]):
+        for form in (secret, quote(secret, safe=""), unquote(secret)):
+            text = text.replace(form, "***")
+    return text
 
 
 def disk_use() -> str:
