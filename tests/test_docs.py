@@ -16,6 +16,7 @@ from training import __main__ as pipeline
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+GUIDES = ("README.md", "CONTRIBUTING.md", "SECURITY.md")
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 
 
@@ -40,9 +41,29 @@ def test_every_module_is_in_the_readmes_tree_and_nothing_else_is() -> None:
     }
 
 
-def test_every_make_target_in_the_readme_is_there() -> None:
+@pytest.mark.parametrize("name", GUIDES)
+def test_every_make_target_in_a_guide_is_there(name: str) -> None:
     targets = set(re.findall(r"^([a-z][a-z-]*):", (ROOT / "Makefile").read_text(), re.MULTILINE))
-    assert set(re.findall(r"\bmake ([a-z][a-z-]*)\b", README)) - {"sure"} <= targets
+    lines = re.findall(r"(?:^|`|\()make ([a-z -]+)", (ROOT / name).read_text(encoding="utf-8"), re.MULTILINE)
+    asked = {line.split("  ")[0] for line in lines}
+    assert asked and {word for line in asked for word in line.split()} <= targets
+
+
+@pytest.mark.parametrize("name", GUIDES)
+def test_every_file_and_name_in_a_guide_is_there(name: str) -> None:
+    text = (ROOT / name).read_text(encoding="utf-8")
+    made = ("runs/", "bundles/", "dist/", "articles/", "communique/model")  # by commands
+    paths = re.findall(r"(?<![\w/.])((?:\w[\w.-]*/)+[\w-]+\.(?:py|md|jsonl?|yaml|toml|csv))\b", text)
+    paths = [path for path in paths if not path.startswith(made) and not re.search("[A-Z]{4}", Path(path).stem)]
+    assert name == "README.md" or len(paths) > 1
+    assert not [path for path in paths if not (ROOT / path).exists()]
+    sources = "".join(
+        file.read_text(encoding="utf-8")
+        for folder in ("communique", "training")
+        for file in (ROOT / folder).glob("*.py")
+    )
+    names = re.findall(r"`(_[A-Za-z]\w+|SUITES|FORMAT|AnyConfig)`", text)
+    assert not [one for one in names if not re.search(rf"^(def )?{one}\b", sources, re.MULTILINE)]
 
 
 def test_pipeline_targets_are_commands_of_the_same_word() -> None:

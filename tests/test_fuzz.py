@@ -187,7 +187,7 @@ def test_any_file_is_imported_or_refused(folder: Path, kind: str, content: bytes
     shutil.rmtree(folder / "imported", ignore_errors=True)
     file = folder / f"any.{kind}"
     file.write_bytes(content)
-    with pytest.raises(CorpusError, match=f"any.{kind}"):
+    with pytest.raises(CorpusError, match=r"any|train"):
         convert({"train": file}, Columns("t", "l"), folder / "imported")
 
 

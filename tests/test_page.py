@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -64,10 +64,17 @@ def browser() -> Iterator[Any]:
         chromium.close()
 
 
-def opened(browser: Any, folder: Path, *documents: Document, **options: Any) -> Any:
+def opened(
+    browser: Any,
+    folder: Path,
+    *documents: Document,
+    labels: Sequence[str] = LABELS,
+    model: str = "communique",
+    **options: Any,
+) -> Any:
     """The page of these documents, with what it asked for and said while it opened in `.noise`."""
     file = folder / "page.html"
-    file.write_text(html(documents, LABELS, thresholds=THRESHOLDS), encoding="utf-8")
+    file.write_text(html(documents, labels, thresholds=THRESHOLDS[: len(labels)], model=model), encoding="utf-8")
     page = browser.new_page(**options)
     page.noise = []
     page.on("request", lambda request: page.noise.append(request.url))
@@ -162,6 +169,25 @@ def test_a_hostile_text_and_name_are_only_text(browser: Any, tmp_path: Path) -> 
     shown = page.locator("#d1s1 > .u").inner_text()
     assert "<img src=x onerror=" in shown and "&lt;b&gt;" in shown
     assert HOSTILE.splitlines()[0] in page.locator("#d1 h2").inner_text()
+
+
+@needs_browser
+def test_hostile_labels_words_and_models_are_only_text(browser: Any, tmp_path: Path) -> None:
+    """Labels of a foreign bundle are printable at least; here they are not even that."""
+    labels = [HOSTILE, '"><script>document.title = "taken"</script>', "' onmouseover='document.title=1' x='"]
+    scores = dict.fromkeys(labels, 0.9)
+    words = (Word(HOSTILE, 0, len(HOSTILE), dict.fromkeys(labels, 2.0)),)
+    read = Document(
+        "a.md", HOSTILE, [Statement(HOSTILE, tuple(labels), scores, 0, len(HOSTILE), 0.5, True)], {0: words}
+    )
+    page = opened(browser, tmp_path, read, read, labels=labels, model=HOSTILE)
+    page.hover("#d1s0 .tag >> nth=0")
+    page.wait_for_timeout(300)
+    assert page.noise == [] and page.title() == "2 documents – communique"
+    assert page.locator("script, img, link, base, iframe").count() == 0 and page.locator("style").count() == 1
+    assert page.locator("a[href^=javascript], [onerror], [onmouseover]").count() == 0
+    assert "<script>document.title" in page.locator(".card").first.inner_text()
+    assert "<img src=x onerror=" in page.locator("footer").inner_text()
 
 
 @needs_browser
