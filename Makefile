@@ -134,8 +134,8 @@ imports: $(STAMP)/dev ## the two walls: runtime | pipeline, tracking and registr
 audit: $(STAMP)/dev ## known vulnerabilities in what constraints.txt pins; asks PyPI
 	@$(PY) -m pip --disable-pip-version-check install --quiet pip-audit
 	@# strict: what PyPI does not know, or could not be asked about, is no pass
-	@$(VENV)/bin/pip-audit --strict --no-deps --disable-pip -r constraints.txt 2> >(tail -n 3 >&2) || \
-	  { echo 'audit: a vulnerability is known, or PyPI could not be asked; the lines above say which'; exit 1; }
+	@$(VENV)/bin/pip-audit --strict --no-deps --disable-pip -r constraints.txt 2> $(STAMP)/audit || \
+	  { tail -n 1 $(STAMP)/audit; echo 'audit: a vulnerability is known, or PyPI could not be asked; see above'; exit 1; }
 
 check: lint types imports test ## all that .ci/run does
 
