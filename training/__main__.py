@@ -159,24 +159,32 @@ def _import(parsed: argparse.Namespace) -> int:
 
 
 def _train(parsed: argparse.Namespace) -> int:
-    from training import config
-    from training.train import train
+    from training import config, ranks
+    from training.train import follow, train
 
-    settings = config.load(parsed.config, parsed.overrides)
-    if not parsed.seeds:
-        train(settings, parsed.output, track=not parsed.no_track)
+    if ranks.number() > 0:
+        follow()
         return 0
-    from training import seeds
+    with ranks.leading():
+        settings = config.load(parsed.config, parsed.overrides)
+        if parsed.seeds:
+            from training import seeds
 
-    numbers = range(settings.seed, settings.seed + parsed.seeds)
-    each = [config.load(parsed.config, [*parsed.overrides, f"seed={number}"]) for number in numbers]
-    seeds.train(each, parsed.output, track=not parsed.no_track)
+            numbers = range(settings.seed, settings.seed + parsed.seeds)
+            each = [config.load(parsed.config, [*parsed.overrides, f"seed={number}"]) for number in numbers]
+            seeds.train(each, parsed.output, track=not parsed.no_track)
+        else:
+            train(settings, parsed.output, track=not parsed.no_track)
     return 0
 
 
 def _sweep(parsed: argparse.Namespace) -> int:
+    from training import ranks
+    from training.errors import SweepError
     from training.sweep import sweep
 
+    if ranks.count() > 1:
+        raise SweepError("processes share a sweep when each is started by itself; leave torchrun out.")
     sweep(parsed.config, parsed.trials, track=not parsed.no_track)
     return 0
 

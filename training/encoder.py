@@ -12,6 +12,7 @@ import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -24,7 +25,7 @@ from tqdm import tqdm
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
-from training import actors
+from training import actors, ranks
 from training.checkpoint import Arrays, Checkpoints
 from training.config import EncoderConfig
 from training.console import say
@@ -119,7 +120,8 @@ def fit(config: EncoderConfig, corpus: Corpus, on_epoch: OnEpoch, checkpoints: C
         KeyboardInterrupt: Ctrl-C; a checkpoint was saved first.
     """
     determinism(config.seed)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    accelerator = ranks.accelerator()
+    device = accelerator.device
     model, tokenizer = pretrained(config.encoder, config.max_length, config.dropout, corpus)
     model.to(device)
     _freeze(model, config)
@@ -135,14 +137,15 @@ def fit(config: EncoderConfig, corpus: Corpus, on_epoch: OnEpoch, checkpoints: C
     optimizer = torch.optim.AdamW(_groups(model, config), fused=True)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(step, steps, config))
     average = copy.deepcopy(model).eval() if config.ema else None
-    autocast = _autocasts(config.precision, device)
+    parallel = accelerator.prepare(model)  # the same weights; its gradients are the mean over the processes
+    autocast = _autocasts(config.precision, device.type)
     texts = corpus.train.texts
     naming = _naming_states(texts) if config.swap_actors else []
     swaps = round(config.swap_actors * len(naming))
 
     checkpoints = checkpoints or Checkpoints(None)
     at = _Progress(model, average, optimizer, schedule, np.random.default_rng(config.seed), Random(config.seed))
-    if saved := checkpoints.latest():
+    if saved := ranks.agreed(checkpoints.latest):
         at.restore(*saved)
         say(f"going on from epoch {at.epoch}, update {schedule.last_epoch} of {steps}")
     with (
@@ -155,23 +158,26 @@ def fit(config: EncoderConfig, corpus: Corpus, on_epoch: OnEpoch, checkpoints: C
             rows = _replaced(train, swapped, tokenizer, config.max_length)
             batches = list(_batches([len(ids) for ids in rows], config.batch_size, at.random))
             for places in batches[len(at.losses) :]:
-                ids, mask = _padded([rows[i] for i in places], pad, device)
-                with torch.autocast(device, dtype=torch.bfloat16, enabled=autocast):
-                    output = model(input_ids=ids, attention_mask=mask).logits
-                loss = training_loss(output.float(), targets[places], corpus.task)
-                loss.backward()
+                mine, weight = ranks.part(places)
+                if ranks.number() > 0:  # its dropout is in no checkpoint
+                    torch.manual_seed(config.seed + schedule.last_epoch * ranks.count() + ranks.number())
+                ids, mask = _padded([rows[i] for i in mine], pad, device)
+                with torch.autocast(device.type, dtype=torch.bfloat16, enabled=autocast):
+                    output = parallel(input_ids=ids, attention_mask=mask).logits
+                loss = weight * training_loss(output.float(), targets[mine], corpus.task)
+                accelerator.backward(loss)
                 torch.nn.utils.clip_grad_norm_(model.parameters(), config.clip)
                 optimizer.step()
                 schedule.step()
                 optimizer.zero_grad(set_to_none=True)
                 if average is not None:
                     _average(average, model, config.ema, schedule.last_epoch)
-                at.losses.append(loss.detach())
+                at.losses.append(accelerator.reduce(loss.detach(), "mean"))
                 bar.update()
                 if checkpoints.due():
                     checkpoints.save(*at.saved())
             candidate = average if average is not None else model
-            figures = _validated(candidate, validation, corpus.validation, pad, corpus.task)
+            figures = ranks.agreed(partial(_validated, candidate, validation, corpus.validation, pad, corpus.task))
             figures["train/loss"] = float(torch.stack(at.losses).mean())
             figures["train/learning_rate"] = float(schedule.get_last_lr()[-1])
             on_epoch(at.epoch, figures)

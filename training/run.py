@@ -36,6 +36,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from training import ranks
 from training.console import warn
 from training.errors import RunError
 from training.files import write_json
@@ -138,7 +139,7 @@ def find_one(name: str) -> Path:
 
 
 def environment() -> dict[str, Any]:
-    """Python, packages, processor and commit: what a figure may hang on."""
+    """Python, packages, processor, processes and commit: what a figure may hang on."""
     versions = {}
     for package in _PACKAGES:
         try:
@@ -150,6 +151,7 @@ def environment() -> dict[str, Any]:
         "platform": f"{platform.system()} {platform.machine()}",
         "processor": _processor(),
         "cores": os.cpu_count(),
+        "processes": ranks.count(),
         "packages": versions,
         "commit": _git("rev-parse", "HEAD"),
         "dirty": bool(_git("status", "--porcelain")),

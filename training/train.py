@@ -15,13 +15,13 @@ from typing import Any
 
 import numpy as np
 
-from training import actors, behaviour, calibrate, checkpoint, config, evaluate, run
+from training import actors, behaviour, calibrate, checkpoint, config, evaluate, ranks, run
 from training import corpus as corpora
 from training.calibrate import Calibration
 from training.checkpoint import Checkpoints
 from training.console import say, warn
 from training.corpus import Corpus, Split
-from training.errors import DivergedError, RunError
+from training.errors import ConfigError, CorpusError, DivergedError, RunError
 from training.files import PARTIAL, sha256, write_json, write_json_lines, write_text
 from training.fitted import Fitted
 
@@ -42,8 +42,14 @@ def train(settings: AnyConfig, output: Path | None = None, *, track: bool = True
         track: log to MLflow, while training and at the end.
 
     Raises:
+        ConfigError: several processes, and a family that trains in one.
         CorpusError, EncoderError, RunError: see their messages.
     """
+    if ranks.count() > 1 and not isinstance(settings, config.EncoderConfig):
+        raise ConfigError(
+            f"{settings.name}: family {settings.family} trains in one process, found {ranks.count()}; "
+            "leave torchrun out."
+        )
     data = corpora.load(settings.corpus)
     key = run_key(settings, data)
     folder = output or run.RUNS / f"{settings.name}-{key}"
@@ -79,6 +85,27 @@ def train(settings: AnyConfig, output: Path | None = None, *, track: bool = True
     return folder
 
 
+def follow() -> None:
+    """What a process does that is not the first: fits with it, whenever it calls.
+
+    Raises:
+        CorpusError: the corpus is not here, or is another one here.
+        EncoderError, RunError: see their messages.
+    """
+
+    def work(job: tuple[AnyConfig, str]) -> None:
+        settings, sha256 = job
+        data = corpora.load(settings.corpus)
+        if data.sha256 != sha256:
+            raise CorpusError(
+                f"{data.folder}: process {ranks.number()} finds another corpus there ({data.sha256[:12]}…) than the "
+                f"first ({sha256[:12]}…); bring the same one to every machine."
+            )
+        fit(settings, data, lambda epoch, figures: None)
+
+    ranks.follow(work)
+
+
 def _train_into(folder: Path, settings: AnyConfig, data: Corpus, key: str, tracker: Any) -> None:
     history = folder / "history.jsonl"
 
@@ -91,6 +118,7 @@ def _train_into(folder: Path, settings: AnyConfig, data: Corpus, key: str, track
             tracker.epoch(epoch, figures)
 
     checkpoints = Checkpoints(folder / "checkpoint")
+    ranks.call((settings, data.sha256))
     fitted = fit(settings, data, on_epoch, checkpoints)
     seconds = checkpoints.seconds
     calibration = calibrated(fitted, data)
