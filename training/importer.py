@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import sys
 import tempfile
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -29,6 +30,7 @@ READERS = {".csv": "csv", ".tsv": "csv", ".jsonl": "json", ".json": "json", ".pa
 HELD = {"validation": 0.1, "test": 0.15}  # share of all texts, where a split is not given
 RARE = 10  # a label set with fewer texts is stratified together with the other rare ones
 MAX_PROBLEMS = 10
+BATCH = 1000  # rows at a time: Arrow is slow one by one
 
 
 @dataclass(frozen=True)
@@ -64,6 +66,14 @@ def convert(
     """
     if output.exists():
         raise CorpusError(f"{output}: is there already; name another --out or remove it.")
+    _make(files, columns, output, name or output.name, seed)  # a function: its rows are gone before they are read back
+    corpus = load(output)
+    counts = ", ".join(f"{split.name} {len(split)}" for split in corpus.splits)
+    say(f"{output}: {corpus.task}, {len(corpus.labels)} labels, {counts}")
+    return output
+
+
+def _make(files: Mapping[str, Path], columns: Columns, output: Path, name: str, seed: int) -> None:
     with tempfile.TemporaryDirectory(prefix="communique-import-") as scratch:
         tables = _tables(files, scratch)
         problems: list[str] = []
@@ -79,16 +89,12 @@ def convert(
             row["intents"] = sorted(set(one), key=position.__getitem__)
     rows = _with_missing_splits(rows, seed)
     head = {
-        "name": name or output.name,
+        "name": name,
         "version": "1.0.0",
         "task": "multi_label" if several else "single_label",
         "labels": labels,
     }
     _write(output, head, rows)
-    corpus = load(output)
-    counts = ", ".join(f"{split.name} {len(split)}" for split in corpus.splits)
-    say(f"{output}: {corpus.task}, {len(labels)} labels, {counts}")
-    return output
 
 
 def _tables(files: Mapping[str, Path], scratch: str) -> dict[str, Any]:
@@ -128,7 +134,7 @@ def _rows(table: Any, split: str, columns: Columns, problems: list[str]) -> Iter
     if missing := [column for column in wanted if column not in table.column_names]:
         problems.append(f"{split}: no column {missing[0]!r}; there are {', '.join(table.column_names)}.")
         return
-    for number, record in enumerate(table.select_columns(wanted), 1):
+    for number, record in enumerate(_records(table.select_columns(wanted)), 1):
         text, labels = record[columns.text], record[columns.labels]
         if not isinstance(text, str) or not text.strip():
             problems.append(f"{split}, row {number}: {columns.text} must be a text, found {text!r}")
@@ -141,10 +147,16 @@ def _rows(table: Any, split: str, columns: Columns, problems: list[str]) -> Iter
             return
         if isinstance(labels, str) and columns.separator is not None:
             labels = [part.strip() for part in labels.split(columns.separator) if part.strip()]
-        intents = [str(label) for label in labels] if isinstance(labels, list) else str(labels)
+        intents = [sys.intern(str(label)) for label in labels] if isinstance(labels, list) else sys.intern(str(labels))
         identity = f"{split}-{number}"
         group = str(record[columns.group]) if columns.group else identity
         yield {"id": identity, "text": text, "intents": intents, "scenario": group}
+
+
+def _records(table: Any) -> Iterator[dict[str, Any]]:
+    for batch in table.iter(batch_size=BATCH):
+        for values in zip(*batch.values(), strict=True):
+            yield dict(zip(batch, values, strict=True))
 
 
 def _labels(rows: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[str]:
@@ -182,11 +194,13 @@ def _with_missing_splits(rows: dict[str, list[dict[str, Any]]], seed: int) -> di
 def _held(train: Sequence[Mapping[str, Any]], share: float, seed: int) -> npt.NDArray[np.bool_]:
     sets = [" ".join(row["intents"]) for row in train]
     counts = Counter(sets)
-    strata = [one if counts[one] >= RARE else "rare" for one in sets]
+    kinds = {one: one if count >= RARE else "rare" for one, count in counts.items()}
+    codes = {kind: code for code, kind in enumerate(sorted(set(kinds.values())))}
+    strata = np.array([codes[kinds[one]] for one in sets])
     groups = [row["scenario"] for row in train]
     chosen = np.zeros(len(train), dtype=np.bool_)
     places = np.zeros((len(train), 0))
-    if len(set(groups)) == len(groups) and min(Counter(strata).values()) >= 2:
+    if len(set(groups)) == len(groups) and np.bincount(strata).min() >= 2:
         cut = StratifiedShuffleSplit(1, test_size=share, random_state=seed)
         chosen[next(cut.split(places, strata))[1]] = True
     else:
