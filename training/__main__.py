@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from communique.errors import CommuniqueError
+from training.files import REFUSED
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -17,6 +18,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return int(parsed.run(parsed) or 0)
     except CommuniqueError as error:
         sys.stderr.write(f"training: {error}\n")
+        return 2
+    except OSError as error:
+        if error.errno not in REFUSED:
+            raise
+        place = error.filename2 or error.filename or "a file"
+        sys.stderr.write(f"training: {place}: cannot be read or written: {error.strerror}.\n")
         return 2
     except KeyboardInterrupt:
         sys.stderr.write("interrupted\n")

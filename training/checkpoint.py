@@ -8,7 +8,6 @@ one whole; the newest two are kept, and one that is damaged gives way to the one
 from __future__ import annotations
 
 import contextlib
-import errno
 import fcntl
 import json
 import os
@@ -27,14 +26,13 @@ from safetensors.numpy import load_file, save_file
 
 from training.console import warn
 from training.errors import RunError
-from training.files import sha256
+from training.files import REFUSED, sha256
 
 EVERY = 60.0  # seconds of training that a kill may cost
 SHARE = 0.05  # of the time, at most, goes into saving: large models are saved less often
 KEPT = 2
 _TENSORS, _STATE, _SUMS = "state.safetensors", "state.json", "SHA256SUMS"
 _PARTIAL = ".partial"
-_REFUSED = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM}  # the disk's reasons, not the code's
 
 Arrays = Mapping[str, npt.NDArray[Any]]
 
@@ -174,7 +172,7 @@ def alone(folder: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def explained(folder: Path) -> Iterator[None]:
-    """Says in one message what a disk that is full, read-only or another's means for the training in `folder`.
+    """Says in one message what a disk that is full, read-only or another's means for what is made in `folder`.
 
     Raises:
         RunError: in place of the system's error.
@@ -183,7 +181,7 @@ def explained(folder: Path) -> Iterator[None]:
         yield
     except (OSError, SafetensorError) as error:
         number = error.errno if isinstance(error, OSError) else _number(error)
-        if number not in _REFUSED:
+        if number not in REFUSED:
             raise
         raise RunError(
             f"{folder}: cannot be written: {os.strerror(number)}. What was saved before is kept; make room or lift the "

@@ -19,6 +19,7 @@ from training import corpus as corpora
 from training import run
 from training.calibrate import probabilities
 from training.card import model_card
+from training.checkpoint import explained
 from training.config import BaselineConfig
 from training.console import say, warn
 from training.corpus import Split
@@ -38,7 +39,7 @@ def export(folder: Path, output: Path) -> Path:
     A whole bundle of the same run that is there already is reused.
 
     Raises:
-        RunError: the run is not finished, or its family cannot be exported.
+        RunError: the run is not finished, its family cannot be exported, or the disk is full.
         BundleError: what was written does not answer as the trained model does.
     """
     if _is_current(output, (run.finished(folder) or {}).get("key")):
@@ -66,7 +67,7 @@ def export(folder: Path, output: Path) -> Path:
         encoder=source_of(settings.encoder)[1],
         figures={name: value for name, value in figures.items() if name.startswith("test/")},
     )
-    with tempfile.TemporaryDirectory(prefix="communique-export-") as scratch:
+    with explained(output), tempfile.TemporaryDirectory(prefix="communique-export-") as scratch:
         files = _files(fitted, Path(scratch))
         trial = bundle.write(Path(scratch) / "trial", base, files)
         say("checking ONNX against the trained model on validation …")

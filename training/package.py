@@ -14,6 +14,7 @@ from pathlib import Path
 from communique import __version__, bundle
 from training import run
 from training.errors import RunError
+from training.files import PARTIAL
 
 EPOCH = "1767225600"  # 2026-01-01, the date of every file in the wheel: two builds, one hash
 
@@ -56,10 +57,22 @@ def package(source: Path, output: Path) -> Path:
         wheels = list(built.glob("*.whl"))
         if done.returncode or not wheels:
             raise RunError("the wheel could not be built:\n" + (done.stdout + done.stderr)[-2000:])
-        output.mkdir(parents=True, exist_ok=True)
-        for old in output.glob("communique-*.whl"):
+        return _moved(wheels[0], output)
+
+
+def _moved(wheel: Path, output: Path) -> Path:
+    """The wheel in `output`, whole before the older ones there are removed."""
+    output.mkdir(parents=True, exist_ok=True)
+    partial = output / f".{wheel.name}{PARTIAL}{os.getpid()}"
+    try:
+        shutil.copyfile(wheel, partial)
+        place = partial.replace(output / wheel.name)
+    finally:
+        partial.unlink(missing_ok=True)
+    for old in output.glob("communique-*.whl"):
+        if old != place:
             old.unlink()
-        return Path(shutil.move(wheels[0], output / wheels[0].name))
+    return place
 
 
 def digest(wheel: Path) -> str:
