@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -45,7 +46,7 @@ def test_every_config_runs(path: Path, folder_of: Folder, tiny_corpus: Path, tmp
     long = " ".join(texts[:10])
     windows = tokenizer(long, truncation=True, max_length=64, stride=16, return_overflowing_tokens=True)["input_ids"]
     assert len(windows) > 2
-    logits = _predict(fitted.model, windows, _pad_id(tokenizer)).max(axis=0, keepdims=True)
+    logits = _predict(fitted.model, [array("i", ids) for ids in windows], _pad_id(tokenizer)).max(axis=0, keepdims=True)
     expected = calibrate.probabilities(logits, calibration.temperature, "multi_label")
     assert np.abs(full.predict_proba([long]) - expected).max() < 1e-4
 
