@@ -148,8 +148,9 @@ def _alone(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
     """Runs code in a fresh process, where the environment is read."""
     inherited = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "XDG_", "MPL"))}
     return subprocess.run(
-        [sys.executable, "-c", code], cwd=ROOT, env={**inherited, **environment}, capture_output=True, text=True
-    )
+        [sys.executable, "-c", code], cwd=ROOT, env={**inherited, **environment}, capture_output=True, text=True,
+        timeout=300,
+    )  # fmt: skip
 
 
 def test_without_a_home_it_trains_exports_and_reads(tiny_config: Path, tmp_path: Path) -> None:
