@@ -128,7 +128,7 @@ format: $(STAMP)/dev ## let ruff mend what it can
 types: $(STAMP)/dev ## mypy, strict
 	@$(PY) -m mypy
 
-imports: $(STAMP)/dev ## the two walls: runtime | pipeline, tracking and registry | MLflow
+imports: $(STAMP)/dev ## the two walls: runtime | pipeline, four modules | MLflow
 	@$(VENV)/bin/lint-imports
 
 audit: $(STAMP)/dev ## known vulnerabilities in what constraints.txt pins; asks PyPI

@@ -182,13 +182,27 @@ def bundle_copy(tmp_path: Path, exported: Path) -> Path:
     return Path(shutil.copytree(exported, tmp_path / "bundle"))
 
 
-@pytest.fixture
-def store(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> str:
-    """A tracking store of the test's own; the checkout's is never touched."""
-    from training import tracking
+@pytest.fixture(scope="session")
+def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A database of MLflow's with no run in it; making one takes seconds, copying it does not."""
+    from training import store
 
     folder = tmp_path_factory.mktemp("mlflow")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{folder / 'mlflow.db'}")
+        store.client().search_experiments()
+    return folder / "mlflow.db"
+
+
+@pytest.fixture
+def store(tmp_path: Path, empty_store: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A tracking store of the test's own; the checkout's is never touched."""
+    from training import store as stores
+
+    folder = tmp_path / "mlflow"
+    folder.mkdir()
+    shutil.copyfile(empty_store, folder / "mlflow.db")
     uri = f"sqlite:///{folder / 'mlflow.db'}"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
-    monkeypatch.setattr(tracking, "STORE", folder)
+    monkeypatch.setattr(stores, "STORE", folder)
     return uri

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import f1_score
 
-from training import compare, evaluate, run, significance, tracking, verdict
+from training import compare, evaluate, run, significance, verdict, view
 from training.__main__ import main
 from training.errors import RunError
 from training.files import write_json, write_json_lines
@@ -243,10 +243,10 @@ def test_table_and_figure_are_in_mlflow_once(
     assert main(command) == main([*command, "--out", str(tmp_path / "out")]) == 0
     assert "a is better than b" in capsys.readouterr().out
     client = MlflowClient(tracking_uri=store)
-    experiment = client.get_experiment_by_name(tracking.EXPERIMENT)
+    experiment = client.get_experiment_by_name(view.EXPERIMENT)
     (logged,) = client.search_runs([experiment.experiment_id])
     assert logged.data.tags["stage"] == "compare" and logged.data.tags["status"] == "completed"
-    assert logged.info.run_name.startswith("comparison ") and not logged.data.metrics
+    assert logged.info.run_name == "comparison: a, b" and not logged.data.metrics
     assert "a is better than b" in logged.data.tags["mlflow.note.content"]
     files = {f"comparison.{ending}" for ending in ("json", "csv", "md", "png")}
     assert {item.path for item in client.list_artifacts(logged.info.run_id)} == files

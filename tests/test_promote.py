@@ -24,6 +24,7 @@ import pytest
 import communique
 from tests.conftest import LABELS, ROOT, rows_of, write_corpus
 from training import behaviour, bias, config, corpus, promote, registry, tracking
+from training import store as stores
 from training.__main__ import main
 from training.files import write_json, write_json_lines
 from training.train import train
@@ -77,7 +78,7 @@ def _promote(run_and_bundle: tuple[Path, Path], *options: str) -> int:
 def _client() -> Any:
     from mlflow import MlflowClient
 
-    return MlflowClient(tracking_uri=tracking.uri())
+    return MlflowClient(tracking_uri=stores.uri())
 
 
 def _aliases() -> dict[str, str]:
@@ -212,10 +213,10 @@ def champion(tmp_path_factory: pytest.TempPathFactory, tiny_run: Path, exported:
     folder = tmp_path_factory.mktemp("champion")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{folder / 'mlflow.db'}")
-        patch.setattr(tracking, "STORE", folder)
+        patch.setattr(stores, "STORE", folder)
         run = Path(shutil.copytree(tiny_run, folder / "run"))
         registry.crown(registry.register(registry.NAME, exported, tracking.log(run)))
-        yield tracking.uri()
+        yield stores.uri()
 
 
 def _elsewhere(code: str, uri: str, folder: Path) -> subprocess.CompletedProcess[str]:

@@ -19,7 +19,8 @@ import numpy as np
 import pytest
 from safetensors import SafetensorError
 
-from training import checkpoint, config, run, tracking
+from training import checkpoint, config, run, view
+from training import store as stores
 from training.__main__ import main
 from training.checkpoint import Checkpoints, alone
 from training.errors import RunError
@@ -247,8 +248,8 @@ def test_the_trackers_run_goes_on_as_well(
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(Checkpoints, "save", stopped)
         train(settings, tmp_path / "run")
-    client = MlflowClient(tracking_uri=tracking.uri())
-    (first,) = client.search_runs([client.get_experiment_by_name(tracking.EXPERIMENT).experiment_id])
+    client = MlflowClient(tracking_uri=stores.uri())
+    (first,) = client.search_runs([client.get_experiment_by_name(view.EXPERIMENT).experiment_id])
     assert first.info.status == "KILLED" and first.data.tags["status"] == "interrupted"
 
     folder = train(settings, tmp_path / "run")

@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from training import baseline, compare, config, run, seeds, tracking
+from training import baseline, compare, config, nested, run, seeds, view
+from training import store as stores
 from training import train as single
 from training.__main__ import main
 from training.errors import RunError
@@ -41,12 +42,12 @@ def three(trained: Path, tmp_path: Path) -> Path:
 def _client() -> Any:
     from mlflow import MlflowClient
 
-    return MlflowClient(tracking_uri=tracking.uri())
+    return MlflowClient(tracking_uri=stores.uri())
 
 
 def _logged() -> list[Any]:
     client = _client()
-    return list(client.search_runs([client.get_experiment_by_name(tracking.EXPERIMENT).experiment_id]))
+    return list(client.search_runs([client.get_experiment_by_name(view.EXPERIMENT).experiment_id]))
 
 
 def test_the_spread_by_hand() -> None:
@@ -158,7 +159,7 @@ def test_seeds_are_nested_in_mlflow(store: str, tiny_corpus: Path, tmp_path: Pat
     parent = _client().get_run(record["mlflow_run_id"])
     assert parent.data.tags["stage"] == "seeds" and parent.data.tags["status"] == "completed"
     assert parent.data.tags["seeds"] == "1, 2" and "seed" not in parent.data.params
-    assert parent.data.params["word_ngrams"] == "2" and parent.info.run_name == "out"
+    assert parent.data.params["word_ngrams"] == "2" and parent.info.run_name == "tfidf out"
     assert parent.data.metrics == pytest.approx(json.loads((folder / "metrics.json").read_text()))
     assert parent.data.metrics["test/macro_f1"] == pytest.approx(record["figures"]["test/macro_f1"]["mean"])
     assert parent.data.metrics["test/macro_f1_std"] == 0.0
@@ -166,11 +167,11 @@ def test_seeds_are_nested_in_mlflow(store: str, tiny_corpus: Path, tmp_path: Pat
     assert {(one.data.tags["stage"], one.data.params["seed"]) for one in children} == {("seed", "1"), ("seed", "2")}
     assert len(_logged()) == 3
 
-    assert tracking.log(folder) == parent.info.run_id
+    assert nested.log(folder) == parent.info.run_id
     seeds.train(settings, folder)
     again = _client().get_run(parent.info.run_id)
     assert len(_logged()) == 4 and again.data.tags["seeds"] == "1, 2, 3", "the parent grows with its seeds"
-    assert tracking.log(folder) == parent.info.run_id and len(_logged()) == 4
+    assert nested.log(folder) == parent.info.run_id and len(_logged()) == 4
 
 
 def test_a_dead_tracker_costs_no_seed_and_all_is_logged_later(

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from training import compare, run, shelf
+from training import checkpoint, compare, config, corpus, run, shelf
 from training.__main__ import main
 from training.errors import RunError
+from training.tracking import Tracker
 from training.train import restore
 
 
@@ -52,3 +53,27 @@ def test_deleting_weights_keeps_what_was_measured(store: str, runs: Path, capsys
     assert compare.read(whole, "test").answers
     with pytest.raises(RunError, match="its weights were deleted"):
         restore(whole)
+
+
+def test_a_killed_training_is_marked_where_it_lies_and_in_mlflow(
+    store: str, runs: Path, tiny_run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from mlflow import MlflowClient
+
+    cut, settings = runs / "cut", config.load(tiny_run / "config.yaml")
+    tracker = Tracker.start(cut, settings, corpus.load(settings.corpus))
+    run.mark(cut, status="running")
+    logged = MlflowClient(tracking_uri=store).get_run
+
+    def listed() -> str:
+        assert main(["runs"]) == 0
+        return next(line for line in capsys.readouterr().out.splitlines() if line.startswith(str(cut))).split()[1]
+
+    with checkpoint.alone(cut):  # as its training does
+        assert listed() == "running" and run.begun(cut)["status"] == "running"
+        assert logged(tracker.run_id).info.status == "RUNNING"
+    assert listed() == run.begun(cut)["status"] == "interrupted"
+    assert logged(tracker.run_id).data.tags["status"] == "interrupted"
+    assert logged(tracker.run_id).info.status == "KILLED"
+    run.mark(cut, status="failed")
+    assert listed() == "failed"

@@ -18,7 +18,8 @@ import numpy as np
 import optuna
 import pytest
 
-from training import baseline, config, corpus, encoder, search, study, tracking
+from training import baseline, config, corpus, encoder, search, study, view
+from training import store as stores
 from training.__main__ import main
 from training.errors import ConfigError, DivergedError, EncoderError, SweepError
 from training.sweep import sweep
@@ -378,8 +379,8 @@ def test_a_sweep_is_no_config_to_train(write: Callable[..., str]) -> None:
 def _logged(stage: str) -> list[Any]:
     from mlflow import MlflowClient
 
-    client = MlflowClient(tracking_uri=tracking.uri())
-    experiment = client.get_experiment_by_name(tracking.EXPERIMENT).experiment_id
+    client = MlflowClient(tracking_uri=stores.uri())
+    experiment = client.get_experiment_by_name(view.EXPERIMENT).experiment_id
     return list(client.search_runs([experiment], f"tags.stage = '{stage}'", order_by=["start_time ASC"]))
 
 

@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 
-from training import config, evaluation, run, tracking
+from training import config, evaluation, run, tracking, view
+from training import store as stores
 from training.errors import TrackingError
 from training.train import train
 
@@ -20,7 +21,7 @@ from training.train import train
 def _client() -> Any:
     from mlflow import MlflowClient
 
-    return MlflowClient(tracking_uri=tracking.uri())
+    return MlflowClient(tracking_uri=stores.uri())
 
 
 @pytest.fixture
@@ -57,7 +58,7 @@ def test_a_run_is_logged_later_and_once(store: str, untracked: Path) -> None:
     first = tracking.log(untracked)
     assert tracking.log(untracked) == first
     client = _client()
-    experiment = client.get_experiment_by_name(tracking.EXPERIMENT)
+    experiment = client.get_experiment_by_name(view.EXPERIMENT)
     assert len(client.search_runs([experiment.experiment_id])) == 1
     history = client.get_metric_history(first, "val/macro_f1")
     assert sorted(point.step for point in history)[-1] == 20
@@ -67,9 +68,9 @@ def test_a_run_is_logged_later_and_once(store: str, untracked: Path) -> None:
 
 def test_the_first_view_shows_the_headline(store: str, untracked: Path) -> None:
     tracking.log(untracked)
-    tags = _client().get_experiment_by_name(tracking.EXPERIMENT).tags
+    tags = _client().get_experiment_by_name(view.EXPERIMENT).tags
     state = json.loads(
-        zlib.decompress(base64.b64decode(tags["mlflow.sharedViewState.communique"].removeprefix("deflate;")))
+        zlib.decompress(base64.b64decode(tags[f"mlflow.sharedViewState.{view.RUNS}"].removeprefix("deflate;")))
     )
     assert state["selectedColumns"][0] == state["orderByKey"] == "metrics.`test/macro_f1`"
     assert "macro_f1" in tags["mlflow.note.content"]
@@ -96,10 +97,10 @@ def test_a_dead_tracker_costs_a_warning_only(
 def test_the_store_is_in_the_checkout_and_absolute(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     monkeypatch.chdir(tmp_path)
-    assert tracking.uri() == f"sqlite:///{run.ROOT}/.mlflow/mlflow.db"
+    assert stores.uri() == f"sqlite:///{run.ROOT}/.mlflow/mlflow.db"
 
 
 def test_passwords_are_masked(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert tracking.masked("postgresql://ada:secret@db:5432/x") == "postgresql://***@db:5432/x"
+    assert stores.masked("postgresql://ada:secret@db:5432/x") == "postgresql://***@db:5432/x"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://ada:secret@host")
-    assert "secret" not in tracking.masked_text("cannot reach http://ada:secret@host")
+    assert "secret" not in stores.masked_text("cannot reach http://ada:secret@host")

@@ -224,10 +224,10 @@ def _report(parsed: argparse.Namespace) -> int:
 
 
 def _log(parsed: argparse.Namespace) -> int:
-    from training import tracking
+    from training import nested
     from training.console import say
 
-    say(f"logged as MLflow run {tracking.log(Path(parsed.target))}")
+    say(f"logged as MLflow run {nested.log(Path(parsed.target))}")
     return 0
 
 
@@ -272,9 +272,9 @@ def _rollback(parsed: argparse.Namespace) -> int:
 
 
 def _ui(parsed: argparse.Namespace) -> int:
-    from training import tracking
+    from training import ui
 
-    return tracking.serve(parsed.port)
+    return ui.serve(parsed.port)
 
 
 if __name__ == "__main__":

@@ -147,7 +147,7 @@ def alone(folder: Path) -> Iterator[None]:
     Raises:
         RunError: another training holds it.
     """
-    path = folder.resolve().with_name(f"{folder.resolve().name}.lock")
+    path = _lock(folder)
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a+", encoding="utf-8") as stream:
         try:
@@ -170,6 +170,18 @@ def alone(folder: Path) -> Iterator[None]:
             path.unlink(missing_ok=True)
 
 
+def at_work(folder: Path) -> bool:
+    """Whether a training holds the folder."""
+    try:
+        with _lock(folder).open(encoding="utf-8") as stream:
+            fcntl.flock(stream, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:  # there is no lock
+        return False
+    return False
+
+
 @contextlib.contextmanager
 def explained(folder: Path) -> Iterator[None]:
     """Says in one message what a disk that is full, read-only or another's means for what is made in `folder`.
@@ -187,6 +199,11 @@ def explained(folder: Path) -> Iterator[None]:
             f"{folder}: cannot be written: {os.strerror(number)}. What was saved before is kept; make room or lift the "
             "restriction, and the same command goes on from there (or name another --output)."
         ) from None
+
+
+def _lock(folder: Path) -> Path:
+    place = folder.resolve()
+    return place.with_name(f"{place.name}.lock")
 
 
 def _number(error: SafetensorError) -> int | None:

@@ -111,9 +111,9 @@ def command(
     with tempfile.TemporaryDirectory(prefix="communique-compare-") as scratch:
         files = _write(comparison, plain, out or Path(scratch)) if out or track else []
         if track:
-            from training import tracking
+            from training import nested
 
-            tracking.log_comparison(files, verdict.markdown(comparison))
+            nested.log_comparison(files, verdict.markdown(comparison))
     return 0
 
 

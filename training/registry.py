@@ -17,7 +17,7 @@ from typing import Any
 
 from communique import bundle as bundles
 from communique.bundle import Manifest
-from training import run, tracking
+from training import run, store
 from training.errors import RunError
 from training.files import sha256
 
@@ -63,7 +63,7 @@ def register(model: str, bundle: Path, run_id: str) -> Version:
     """
     manifest = bundles.verify(bundle)
     digest = sha256(bundle / bundles.SUMS)
-    with tracking.connected() as client:
+    with store.connected() as client:
         if not client.search_registered_models(f"name = '{model}'"):
             client.create_registered_model(model, description="Bundles of communique. `champion` is the one to use.")
         there = [one for one in client.search_model_versions(f"name = '{model}'") if one.tags.get(_HASH) == digest]
@@ -113,7 +113,7 @@ def holder(model: str, alias: str) -> Version | None:
     Raises:
         TrackingError: the registry cannot be reached.
     """
-    with tracking.connected() as client:
+    with store.connected() as client:
         found = client.search_registered_models(f"name = '{model}'")
         number = found[0].aliases.get(alias) if found else None
         return _version(client.get_model_version(model, number)) if number else None
@@ -127,9 +127,9 @@ def fetch(version: Version, folder: Path) -> Path:
     """
     from mlflow.artifacts import download_artifacts
 
-    with tracking.connected():
+    with store.connected():
         source = f"{version.source}/{BUNDLE}"
-        return Path(download_artifacts(source, dst_path=str(folder), tracking_uri=tracking.uri()))
+        return Path(download_artifacts(source, dst_path=str(folder), tracking_uri=store.uri()))
 
 
 def note(version: Version, tags: Mapping[str, str], words: str) -> None:
@@ -138,7 +138,7 @@ def note(version: Version, tags: Mapping[str, str], words: str) -> None:
     Raises:
         TrackingError: the registry cannot be reached.
     """
-    with tracking.connected() as client:
+    with store.connected() as client:
         for key, value in tags.items():
             client.set_model_version_tag(version.model, version.number, key, value)
         client.update_model_version(version.model, version.number, description=words)
@@ -150,7 +150,7 @@ def crown(version: Version) -> None:
     Raises:
         TrackingError: the registry cannot be reached.
     """
-    with tracking.connected() as client:
+    with store.connected() as client:
         history = _history(client, version.model)
         client.set_registered_model_alias(version.model, CHAMPION, version.number)
         if history[-1:] != [version.number]:
@@ -165,7 +165,7 @@ def rollback(model: str) -> tuple[Version, Version]:
         RunError: there is no champion, or none before it.
         TrackingError: the registry cannot be reached.
     """
-    with tracking.connected() as client:
+    with store.connected() as client:
         known = client.search_registered_models(f"name = '{model}'")
         history = _history(client, model) if known else []
         if len(history) < 2:

@@ -1,7 +1,7 @@
 """One run's folder: what is in it, when it is whole, and how to find one by name.
 
 config.yaml            as resolved
-begun.json             the key of its inputs, its status (running, interrupted, failed, finished), its run in MLflow
+begun.json             key of its inputs, status (running, interrupted, failed, finished), uid that MLflow knows it by
 checkpoint/            while it trains: what it goes on from when it was cut short
 history.jsonl          figures of each epoch
 model/                 weights; `python -m training runs --delete-weights` takes them out and leaves the rest
@@ -32,6 +32,7 @@ import json
 import os
 import platform
 import subprocess
+import uuid
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -73,6 +74,15 @@ def begun(folder: Path) -> dict[str, Any]:
 def mark(folder: Path, **values: Any) -> None:
     """Writes values into `begun.json`, beside those that it has."""
     write_json(folder / BEGUN, {**begun(folder), **values})
+
+
+def uid(folder: Path) -> str:
+    """Tells the training in a folder from all others, on every machine; made where it has none."""
+    known = begun(folder).get("uid")
+    if not known:
+        known = uuid.uuid4().hex
+        mark(folder, uid=known)
+    return str(known)
 
 
 def record(folder: Path) -> dict[str, Any] | None:

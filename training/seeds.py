@@ -53,9 +53,9 @@ def train(settings: Sequence[single.AnyConfig], output: Path | None = None, *, t
     say(table(folder, "test"))
     say(f"folder of the seeds: {folder}")
     if track:
-        from training import tracking
+        from training import nested
 
-        tracking.log_softly(folder)
+        nested.log_softly(folder)
     return folder
 
 

@@ -204,10 +204,10 @@ def _keep(one: Sweep, opened: Study, state: str, ended: Sequence[Path] | None = 
         text = head + config.dump(_resolved(one, best.params, f"{one.settings.name}-best"))
         write_text(one.folder / "best.yaml", text)
     if one.track:
-        from training import tracking
+        from training import nested
 
         try:
-            tracking.log_sweep(one.folder, ended)
+            nested.log_sweep(one.folder, ended)
         except TrackingError as error:
             warn(f"{error} Log it later with: python -m training log {one.folder}")
 

@@ -333,8 +333,8 @@ def _complete(folder: Path, track: bool) -> None:
         _reported(folder)
     record = run.finished(folder)
     if track and record and not record["mlflow_run_id"]:
-        from training import tracking
+        from training import nested
 
-        tracking.log_softly(folder)
+        nested.log_softly(folder)
     if run.begun(folder).get("status", "finished") != "finished":
         run.mark(folder, status="finished")
