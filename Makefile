@@ -18,10 +18,10 @@ PORT ?= 5000
 # pip's own progress bars show on a terminal; elsewhere a line a package is enough.
 PIP := $(PY) -m pip --disable-pip-version-check install --quiet -c constraints.txt
 
-.PHONY: help setup peers model corpus train evaluate report compare sweep export promote rollback runs package read test fuzz fixtures ui lint types imports check audit format clean
+.PHONY: help setup peers model corpus train evaluate report compare sweep export promote rollback runs package read test fuzz fixtures ui screenshots lint types imports check audit format clean
 
 help: ## list the targets
-	@grep -hE '^[a-z][a-z-]*:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z][a-z-]*:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-11s %s\n", $$1, $$2}'
 	@echo
 	@echo '  CONFIG=$(CONFIG)  SWEEP=$(SWEEP)  RUN=$(RUN)  BUNDLE=$(BUNDLE)  PORT=$(PORT)'
 
@@ -116,6 +116,9 @@ fixtures: $(STAMP)/dev ## a release's tiny run and bundle, for later versions to
 
 ui: setup ## browse the runs in MLflow, on loopback
 	@$(PY) -m training ui --port $(PORT)
+
+screenshots: $(STAMP)/dev ## docs/ui-*.png: MLflow's pages with copies of RUNS="A B …" (all finished ones)
+	@$(PY) -m tests.screenshots $(RUNS)
 
 lint: $(STAMP)/dev ## ruff: style and format
 	@$(PY) -m ruff check .

@@ -103,4 +103,6 @@ def test_the_store_is_in_the_checkout_and_absolute(monkeypatch: pytest.MonkeyPat
 def test_passwords_are_masked(monkeypatch: pytest.MonkeyPatch) -> None:
     assert stores.masked("postgresql://ada:secret@db:5432/x") == "postgresql://***@db:5432/x"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://ada:secret@host")
-    assert "secret" not in stores.masked_text("cannot reach http://ada:secret@host")
+    assert stores.masked_text("cannot reach http://ada:secret@host") == "cannot reach http://***@host"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://ada:se%40cret@host")
+    assert stores.masked_text("ada cannot log in with se@cret") == "ada cannot log in with ***"

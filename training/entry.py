@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import getpass
 import json
 import time
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -32,11 +34,12 @@ def opened(
 
     client = store.client()
     environment = json.loads((folder / "environment.json").read_text(encoding="utf-8"))
-    opened = client.create_run(view.experiment(client), run_name=name, tags={
+    opened = client.create_run(view.experiment(client), run_name=name, start_time=_times(folder)[0], tags={
         "stage": stage, "family": settings.family, "config": settings.name,
         "encoder": getattr(settings, "encoder", "none"), "corpus.version": data.version, "corpus.sha256": data.sha256,
         "git.dirty": str(environment["dirty"]).lower(), "mlflow.source.git.commit": environment["commit"],
-        "processor": environment["processor"], "status": "running", **(tags or {}),
+        "processor": environment["processor"], "status": "running", "mlflow.user": _user(),
+        "mlflow.source.name": "python -m training", "mlflow.source.type": "LOCAL", **(tags or {}),
     })  # fmt: skip
     run_id = opened.info.run_id
     values = settings.model_dump()
@@ -91,6 +94,15 @@ def cut(client: Any, run_id: str, ending: str) -> None:
     client.set_terminated(run_id, ending)
 
 
+def complete(client: Any, run_id: str, folder: Path) -> None:
+    """Adds the final figures, the files and a description, and marks the run as completed, which comes last."""
+    log_metrics(client, run_id, json.loads((folder / "metrics.json").read_text(encoding="utf-8")))
+    log_files(client, run_id, folder)
+    _describe(client, run_id, folder)
+    client.set_tag(run_id, "status", COMPLETED)
+    client.set_terminated(run_id, end_time=_times(folder)[1])
+
+
 def named(folder: Path, name: str) -> str:
     """A run's name: its folder's, with the config's before it where that does not say it."""
     return folder.name if name in folder.name else f"{name} {folder.name}"
@@ -103,7 +115,8 @@ def log_metrics(
     from mlflow.entities import Metric
 
     moment = int((at or time.time()) * 1000)
-    client.log_batch(run_id, metrics=[Metric(name, float(value), moment, step) for name, value in figures.items()])
+    ordered = sorted(figures, key=lambda name: name != "test/macro_f1")  # MLflow's comparison starts with the first
+    client.log_batch(run_id, metrics=[Metric(name, float(figures[name]), moment, step) for name in ordered])
 
 
 def log_history(client: Any, run_id: str, folder: Path, logged: int = 0) -> int:
@@ -128,7 +141,7 @@ def log_files(client: Any, run_id: str, folder: Path) -> None:
             client.log_artifacts(run_id, str(folder / name), name)
 
 
-def describe(client: Any, run_id: str, folder: Path) -> None:
+def _describe(client: Any, run_id: str, folder: Path) -> None:
     """Writes what the run is and found, shown at the head of its page."""
     record, environment = run.record(folder) or {}, json.loads((folder / "environment.json").read_text("utf-8"))
     figures = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
@@ -144,6 +157,27 @@ def describe(client: Any, run_id: str, folder: Path) -> None:
         f"* Folder `{folder.name}`; to train it again: `python -m training train config.yaml`, with the `config.yaml` "
         "under Artifacts.",
     ]))  # fmt: skip
+
+
+def ended(record: Mapping[str, Any]) -> int:
+    """When what a record is of was finished, in milliseconds."""
+    return int(datetime.fromisoformat(record["finished"]).timestamp() * 1000)
+
+
+def _times(folder: Path) -> tuple[int | None, int | None]:
+    """When a finished run's training began and ended, in milliseconds; None where the folder does not say."""
+    record = run.finished(folder)
+    if record is None:
+        return None, None
+    figures = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
+    return ended(record) - int(figures["time/fit_seconds"] * 1000), ended(record)
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a container may give its user no name
+        return "unknown"
 
 
 def _interval(figures: Mapping[str, float]) -> str:

@@ -88,7 +88,7 @@ def log_comparison(files: Sequence[Path], words: str) -> None:
     """Logs the files of a comparison as a run of its own, the same ones once; warns where it cannot.
 
     Args:
-        files: the first of them tells comparisons apart.
+        files: the first of them, the comparison as JSON, tells it from others.
         words: Markdown, shown on the run's page; the first 8,000 characters, as many as MLflow takes.
     """
     try:
@@ -96,7 +96,7 @@ def log_comparison(files: Sequence[Path], words: str) -> None:
         experiment = view.experiment(client)
         if client.search_runs([experiment], f"tags.comparison = '{key}' and tags.status = '{entry.COMPLETED}'"):
             return
-        name = "comparison: " + ", ".join(_read(files[0])["runs"])
+        name = "comparison: " + ", ".join(one["name"] for one in _read(files[0])["ranking"])
         tags = {"stage": "compare", "comparison": key, "mlflow.note.content": words[:8000]}
         opened = client.create_run(experiment, run_name=name, tags=tags)
         for file in files:
@@ -131,7 +131,7 @@ def _log_seeds(folder: Path, record: Mapping[str, Any]) -> str:
         client.set_tag(run_id, "mlflow.note.content", _of_seeds(record, trained))
         client.set_tag(run_id, "seeds", trained)
         client.set_tag(run_id, "status", entry.COMPLETED)
-        client.set_terminated(run_id)
+        client.set_terminated(run_id, end_time=entry.ended(record))
         write_json(folder / run.SEEDS, {**record, "mlflow_run_id": run_id})
     except Exception as error:
         raise tracking.unreachable(folder, error) from None

@@ -101,10 +101,11 @@ def masked(address: str) -> str:
 
 
 def masked_text(text: str) -> str:
-    """The text with the password of any tracking URI in it taken out."""
+    """The text with user and password of the tracking URI taken out."""
+    who, at, _ = urlsplit(uri()).netloc.rpartition("@")
     secret = urlsplit(uri()).password
-    for shape in {secret, unquote(secret)} if secret else ():
-        text = text.replace(shape, "***")
+    for shape in (who + at, secret, unquote(secret)) if secret else ():
+        text = text.replace(shape, "***@" if shape == who + at else "***")
     return text
 
 

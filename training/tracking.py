@@ -6,7 +6,6 @@ A tracker that is down, slow, full or locked costs a warning and at most `PATIEN
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -89,7 +88,7 @@ def log(folder: Path) -> str:
         else:
             settings = configs.load(folder / "config.yaml")
             client, run_id, _ = entry.go_on(folder, settings, corpora.load(settings.corpus), run.uid(folder))
-            _finish(client, run_id, folder)
+            entry.complete(client, run_id, folder)
     except CommuniqueError:
         raise
     except Exception as error:
@@ -146,12 +145,3 @@ def _add(folder: Path, what: str, write: Callable[[Any, str], None]) -> None:
         write(store.client(), run_id)
     except Exception as error:
         warn(f"the {what} were not logged: {store.short(error)}")
-
-
-def _finish(client: Any, run_id: str, folder: Path) -> None:
-    """Everything from the folder but the weights; the status tag is written last."""
-    entry.log_metrics(client, run_id, json.loads((folder / "metrics.json").read_text(encoding="utf-8")))
-    entry.log_files(client, run_id, folder)
-    entry.describe(client, run_id, folder)
-    client.set_tag(run_id, "status", entry.COMPLETED)
-    client.set_terminated(run_id)

@@ -48,6 +48,7 @@ def serve(port: int) -> int:
         try:
             _until_healthy(server, free)
             _say_links(f"http://127.0.0.1:{free}", experiment)
+            say("in a browser that is new to MLflow, choose Model training and close the assistant: it remembers both")
             say("stop with Ctrl-C")
             return server.wait()
         except KeyboardInterrupt:
