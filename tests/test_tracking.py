@@ -7,6 +7,7 @@ import json
 import shutil
 import socket
 import zlib
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -62,7 +63,13 @@ def test_a_run_is_logged_later_and_once(store: str, untracked: Path) -> None:
     assert len(client.search_runs([experiment.experiment_id])) == 1
     history = client.get_metric_history(first, "val/macro_f1")
     assert sorted(point.step for point in history)[-1] == 20
-    assert len(client.get_run(first).data.params) <= 15
+    logged = client.get_run(first)
+    figures = json.loads((untracked / "metrics.json").read_text())
+    assert {name: logged.data.metrics[name] for name in figures} == pytest.approx(figures), "not an epoch's"
+    assert logged.data.tags["mlflow.user"] and "test macro-F1" in logged.data.tags["mlflow.note.content"]
+    ended = datetime.fromisoformat((run.finished(untracked) or {})["finished"]).timestamp() * 1000
+    assert logged.info.start_time < logged.info.end_time == ended, "the training's times, not those of the logging"
+    assert len(logged.data.params) <= 15
     assert client.get_run(first).inputs.dataset_inputs[0].dataset.digest
 
 

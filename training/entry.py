@@ -96,7 +96,7 @@ def cut(client: Any, run_id: str, ending: str) -> None:
 
 def complete(client: Any, run_id: str, folder: Path) -> None:
     """Adds the final figures, the files and a description, and marks the run as completed, which comes last."""
-    log_metrics(client, run_id, json.loads((folder / "metrics.json").read_text(encoding="utf-8")))
+    log_metrics(client, run_id, json.loads((folder / "metrics.json").read_text(encoding="utf-8")), step=epochs(folder))
     log_files(client, run_id, folder)
     _describe(client, run_id, folder)
     client.set_tag(run_id, "status", COMPLETED)
@@ -121,14 +121,25 @@ def log_metrics(
 
 def log_history(client: Any, run_id: str, folder: Path, logged: int = 0) -> int:
     """Logs the epochs of the folder's history that come after `logged`; returns the last."""
-    history = folder / "history.jsonl"
-    for line in history.read_text(encoding="utf-8").splitlines() if history.exists() else ():
-        row = json.loads(line)
+    for row in _history(folder):
         if row["epoch"] > logged:
             figures = {name: value for name, value in row.items() if "/" in name}
             log_metrics(client, run_id, figures, step=row["epoch"], at=row["time"])
             logged = row["epoch"]
     return logged
+
+
+def epochs(folder: Path) -> int:
+    """The last epoch in the folder's history, 0 where it has none: the step of final figures.
+
+    MLflow takes the value of the highest step for the run's, and an epoch's `val/macro_f1` is not the final one.
+    """
+    return max((row["epoch"] for row in _history(folder)), default=0)
+
+
+def _history(folder: Path) -> list[dict[str, Any]]:
+    file = folder / "history.jsonl"
+    return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()] if file.exists() else []
 
 
 def log_files(client: Any, run_id: str, folder: Path) -> None:

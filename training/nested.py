@@ -161,7 +161,7 @@ def _log_trial(client: Any, parent: str, folder: Path, sweep: Mapping[str, Any],
     client.set_tag(run_id, "sweep", sweep["key"])
     entry.log_history(client, run_id, folder)
     if record["state"] == "finished":
-        entry.log_metrics(client, run_id, _read(folder / "metrics.json"))
+        entry.log_metrics(client, run_id, _read(folder / "metrics.json"), step=entry.epochs(folder))
     for name in ("config.yaml", "environment.json", run.TRIAL):
         client.log_artifact(run_id, str(folder / name))
     status, ending = {"finished": (entry.COMPLETED, "FINISHED"), "pruned": ("pruned", "KILLED")}.get(

@@ -111,7 +111,7 @@ def masked_text(text: str) -> str:
 
 def short(error: Exception) -> str:
     """The first line of an error, without a password."""
-    return masked_text(str(error).strip().splitlines()[0][:300] if str(error).strip() else type(error).__name__)
+    return masked_text(str(error).strip().partition("\n")[0] or type(error).__name__)[:300]
 
 
 def disk_use() -> str:

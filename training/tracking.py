@@ -110,7 +110,8 @@ def log_bundle(folder: Path, bundle: Path) -> None:
 
 def log_figures(folder: Path, figures: Mapping[str, float]) -> None:
     """Adds figures of a later evaluation to a run that is in the tracker; warns where it cannot."""
-    _add(folder, "figures", lambda client, run_id: entry.log_metrics(client, run_id, figures))
+    last = entry.epochs(folder)
+    _add(folder, "figures", lambda client, run_id: entry.log_metrics(client, run_id, figures, step=last))
 
 
 def log_files(folder: Path) -> None:
