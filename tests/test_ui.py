@@ -72,7 +72,9 @@ def test_two_runs_are_selected_and_compared(page: Any) -> None:
         _row(page, name).locator(".ag-selection-checkbox input").click()
     page.get_by_role("button", name="Compare", exact=True).click()
     page.get_by_text("Comparing 2 Runs from 1 Experiment").wait_for()
-    for shown in ("tiny swapped", "tiny plain", "0.731", "0.612"):
+    for only_differences in page.get_by_text("Show diff only").all():
+        only_differences.click()
+    for shown in ("test/macro_f1", "tiny swapped", "tiny plain", "0.731", "0.612"):
         page.get_by_text(shown, exact=True).first.wait_for()
 
 
