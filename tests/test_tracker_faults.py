@@ -199,13 +199,14 @@ def test_a_teams_server_killed_in_mid_training_gets_the_run_later(
 
 
 def test_a_bundle_is_promoted_and_fetched_through_a_teams_server(
-    server: Server, tiny_run: Path, exported: Path, monkeypatch: pytest.MonkeyPatch
+    server: Server, tiny_run: Path, exported: Path, bundle_copy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from mlflow.artifacts import download_artifacts
 
     monkeypatch.setenv("MLFLOW_TRACKING_URI", server.uri)
     monkeypatch.setattr(promote, "gate", lambda *_: [promote.Check("test", True, "")])
-    assert main(["promote", str(tiny_run), "--bundle", str(exported)]) == 0
+    folder = shutil.copytree(tiny_run, tmp_path / "run")
+    assert main(["promote", str(folder), "--bundle", str(bundle_copy)]) == 0
     champion = registry.holder(registry.NAME, registry.CHAMPION)
     assert champion and champion.number == "1" and registry.holder(registry.NAME, registry.CHALLENGER) is None
     monkeypatch.setenv("MLFLOW_REGISTRY_URI", server.uri)

@@ -26,7 +26,7 @@ def links(tmp_path_factory: pytest.TempPathFactory, tiny_run: Path, empty_store:
         patch.setattr(stores, "STORE", folder)
         patch.delenv("MLFLOW_TRACKING_URI", raising=False)
         for name, score in (("plain", 0.612), ("swapped", 0.731), ("two/seed-1", 0.5), ("two/seed-2", 0.5)):
-            copy = Path(shutil.copytree(tiny_run, folder / name, ignore=shutil.ignore_patterns("model")))
+            copy = Path(shutil.copytree(tiny_run, folder / name, ignore=shutil.ignore_patterns(run.WEIGHTS, run.BEGUN)))
             figures = run._read(copy / "metrics.json") or {}
             write_json(copy / "metrics.json", {**figures, "test/macro_f1": score})
             if "/" not in name:
