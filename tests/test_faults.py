@@ -19,7 +19,7 @@ import pytest
 import communique
 from communique import bundle
 from communique.errors import BundleError
-from training import config, run, tracking
+from training import config, run, view
 from training.__main__ import main
 from training.package import _moved
 from training.train import train
@@ -138,7 +138,7 @@ def test_a_clock_that_runs_back_leaves_order_and_durations(
     assert [row["epoch"] for row in history] == [1, 2, 3] and history[0]["time"] > history[2]["time"]
     assert json.loads((folder / "metrics.json").read_text())["time/fit_seconds"] > 0
     client = MlflowClient(tracking_uri=store)
-    (logged,) = client.search_runs([client.get_experiment_by_name(tracking.EXPERIMENT).experiment_id])
+    (logged,) = client.search_runs([client.get_experiment_by_name(view.EXPERIMENT).experiment_id])
     assert logged.info.status == "FINISHED"
     assert logged.data.metrics["train/loss"] == pytest.approx(history[-1]["train/loss"]), "the last, not the latest"
     assert train(config.load(tiny_config, ["epochs=3"]), folder, track=False) == folder, "and is found finished"

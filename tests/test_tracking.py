@@ -113,3 +113,6 @@ def test_passwords_are_masked(monkeypatch: pytest.MonkeyPatch) -> None:
     assert stores.masked_text("cannot reach http://ada:secret@host") == "cannot reach http://***@host"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://ada:se%40cret@host")
     assert stores.masked_text("ada cannot log in with se@cret") == "ada cannot log in with ***"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "postgresql://db/x?user=ada&password=se%40cret")
+    assert stores.masked(stores.uri()) == "postgresql://db/x"
+    assert "cret" not in stores.masked_text("no entry: password=se%40cret, se@cret")

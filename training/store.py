@@ -12,7 +12,7 @@ from concurrent.futures import Future
 from pathlib import Path
 from threading import Lock, Thread
 from typing import Any, TypeVar
-from urllib.parse import unquote, urlsplit, urlunsplit
+from urllib.parse import parse_qsl, quote, unquote, urlsplit, urlunsplit
 
 from communique.errors import CommuniqueError
 from training import run
@@ -93,19 +93,23 @@ def connected() -> Iterator[Any]:
 
 
 def masked(address: str) -> str:
-    """The address without user and password."""
+    """The address without user and password, and without options, which may hold another."""
     parts = urlsplit(address)
-    return (
-        urlunsplit(parts._replace(netloc="***@" + parts.netloc.rpartition("@")[2])) if "@" in parts.netloc else address
-    )
+    if "@" not in parts.netloc and not parts.query:
+        return address
+    user = "***@" if "@" in parts.netloc else ""
+    return urlunsplit(parts._replace(netloc=user + parts.netloc.rpartition("@")[2], query=""))
 
 
 def masked_text(text: str) -> str:
-    """The text with user and password of the tracking URI taken out."""
-    who, at, _ = urlsplit(uri()).netloc.rpartition("@")
-    secret = urlsplit(uri()).password
-    for shape in (who + at, secret, unquote(secret)) if secret else ():
-        text = text.replace(shape, "***@" if shape == who + at else "***")
+    """The text with user and passwords of the tracking URI taken out, as they stand there and decoded."""
+    parts = urlsplit(uri())
+    who, at, _ = parts.netloc.rpartition("@")
+    if parts.password:
+        text = text.replace(who + at, "***@")
+    for secret in filter(None, [parts.password, *(value for _, value in parse_qsl(parts.query))]):
+        for form in (secret, quote(secret, safe=""), unquote(secret)):
+            text = text.replace(form, "***")
     return text
 
 
