@@ -115,7 +115,7 @@ def _stock(data: corpus.Corpus, epochs: int, seed: int, batch: int = 64, rate: f
         TrainingArguments,
     )  # fmt: skip
 
-    from training.encoder import EMBEDDED, source_of
+    from training.pretrained import EMBEDDED, source_of
 
     source, _ = source_of(EMBEDDED)
     tokenizer = AutoTokenizer.from_pretrained(source, model_max_length=128)
@@ -164,7 +164,7 @@ def _setfit(data: corpus.Corpus, epochs: int, seed: int) -> Scores:
     import datasets
     from setfit import SetFitModel, Trainer, TrainingArguments
 
-    from training.encoder import EMBEDDED, source_of
+    from training.pretrained import EMBEDDED, source_of
 
     source, _ = source_of(EMBEDDED)
     model = SetFitModel.from_pretrained(source, multi_target_strategy="one-vs-rest")

@@ -69,10 +69,10 @@ def measure(step: str, folder: Path) -> None:
         data = corpus.load(folder / "corpus")
         if step == "tokenise":
             start = time.perf_counter()
-            from training import encoder
+            from training import batches, pretrained
 
-            _, tokenizer = encoder.pretrained(encoder.EMBEDDED, 128, 0.0, data)
-            rows = encoder._tokenised(tokenizer, data.train.texts, 128)
+            _, tokenizer = pretrained.load(pretrained.EMBEDDED, 128, 0.0, data)
+            rows = batches.tokenised(tokenizer, data.train.texts, 128)
             assert len(rows) == len(data.train)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
     print(json.dumps([time.perf_counter() - start, peak]))

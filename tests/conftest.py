@@ -112,9 +112,9 @@ def folder_of(tmp_path_factory: pytest.TempPathFactory, tiny_corpus: Path, tiny_
     import torch
 
     from tests.architectures import HUB
-    from training import corpus, encoder
+    from training import corpus, pretrained
 
-    folders = {encoder.EMBEDDED: tiny_encoder}
+    folders = {pretrained.EMBEDDED: tiny_encoder}
 
     def folder(name: str) -> Path:
         if name not in folders:

@@ -12,10 +12,12 @@ import pytest
 
 import communique
 from tests.architectures import HUB
-from training import calibrate, config, corpus, encoder
-from training.encoder import _freeze, _groups, _pad_id, _predict, pretrained
+from training import calibrate, config, corpus, pretrained
+from training.batches import pad_id
+from training.encoder import _predict
 from training.errors import EncoderError
 from training.export import export
+from training.recipe import freeze, groups
 from training.train import restore, train
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -46,7 +48,7 @@ def test_every_config_runs(path: Path, folder_of: Folder, tiny_corpus: Path, tmp
     long = " ".join(texts[:10])
     windows = tokenizer(long, truncation=True, max_length=64, stride=16, return_overflowing_tokens=True)["input_ids"]
     assert len(windows) > 2
-    logits = _predict(fitted.model, [array("i", ids) for ids in windows], _pad_id(tokenizer)).max(axis=0, keepdims=True)
+    logits = _predict(fitted.model, [array("i", ids) for ids in windows], pad_id(tokenizer)).max(axis=0, keepdims=True)
     expected = calibrate.probabilities(logits, calibration.temperature, "multi_label")
     assert np.abs(full.predict_proba([long]) - expected).max() < 1e-4
 
@@ -56,14 +58,14 @@ def test_every_config_runs(path: Path, folder_of: Folder, tiny_corpus: Path, tmp
 
 
 def test_the_hub_models_are_those_of_the_configs() -> None:
-    named = {getattr(config.load(path), "encoder", encoder.EMBEDDED) for path in CONFIGS}
-    assert named == {encoder.EMBEDDED, *HUB}
+    named = {getattr(config.load(path), "encoder", pretrained.EMBEDDED) for path in CONFIGS}
+    assert named == {pretrained.EMBEDDED, *HUB}
 
 
 # Rates with layer decay one half and a head three times as fast, by the start of a parameter's name; the rest is
 # `head`. Both layers stand alone; what is below both or shared by them is slowest.
 RATES = {
-    encoder.EMBEDDED: {
+    pretrained.EMBEDDED: {
         "bert.embeddings.": 0.25, "bert.encoder.layer.0.": 0.5, "bert.encoder.layer.1.": 1.0,
         "bert.pooler.": 3.0, "classifier.": 3.0,
     },
@@ -86,27 +88,27 @@ def _loaded(name: str, folder_of: Folder, tiny_corpus: Path, *overrides: str) ->
     recipe = ["learning_rate=0.5", "layer_decay=0.5", "head_factor=3.0", "freeze_embeddings=false", "frozen_layers=0"]
     settings = config.load(ROOT / "configs/minilm.yaml", [*recipe, *overrides])
     assert isinstance(settings, config.EncoderConfig)
-    model, _ = pretrained(str(folder_of(name)), 32, 0.3, corpus.load(tiny_corpus))
+    model, _ = pretrained.load(str(folder_of(name)), 32, 0.3, corpus.load(tiny_corpus))
     return model, settings
 
 
 @pytest.mark.parametrize("name", RATES)
 def test_every_parameter_has_its_rate(name: str, folder_of: Folder, tiny_corpus: Path) -> None:
     model, settings = _loaded(name, folder_of, tiny_corpus)
-    groups = _groups(model, settings)
-    rates = {id(parameter): group["lr"] / 0.5 for group in groups for parameter in group["params"]}
-    assert sum(len(group["params"]) for group in groups) == len(rates) == len(list(model.parameters()))
+    found = groups(model, settings)
+    rates = {id(parameter): group["lr"] / 0.5 for group in found for parameter in group["params"]}
+    assert sum(len(group["params"]) for group in found) == len(rates) == len(list(model.parameters()))
     for parameter_name, parameter in model.named_parameters():
         (expected,) = (rate for start, rate in RATES[name].items() if parameter_name.startswith(start))
         assert rates[id(parameter)] == expected, parameter_name
-    assert {group["weight_decay"] for group in groups for p in group["params"] if p.ndim < 2} == {0.0}
+    assert {group["weight_decay"] for group in found for p in group["params"] if p.ndim < 2} == {0.0}
 
 
 @pytest.mark.parametrize("name", RATES)
 def test_what_a_config_freezes_is_frozen(name: str, folder_of: Folder, tiny_corpus: Path) -> None:
     def frozen(*overrides: str) -> set[str]:
         model, settings = _loaded(name, folder_of, tiny_corpus, *overrides)
-        _freeze(model, settings)
+        freeze(model, settings)
         return {name for name, parameter in model.named_parameters() if not parameter.requires_grad}
 
     model, _ = _loaded(name, folder_of, tiny_corpus)
@@ -129,14 +131,14 @@ def test_dropout_is_the_configs_everywhere(name: str, folder_of: Folder, tiny_co
 @pytest.mark.parametrize("name", HUB)
 def test_a_hub_name_without_network_is_explained(name: str, tiny_corpus: Path) -> None:
     with pytest.raises(EncoderError, match=f"hf download {name} --local-dir FOLDER.*--set encoder=FOLDER"):
-        pretrained(name, 32, 0.1, corpus.load(tiny_corpus))
+        pretrained.load(name, 32, 0.1, corpus.load(tiny_corpus))
 
 
 def test_a_folder_without_a_model_is_explained(tmp_path: Path, tiny_corpus: Path) -> None:
     with pytest.raises(EncoderError, match="the folder holds no model"):
-        pretrained(str(tmp_path), 32, 0.1, corpus.load(tiny_corpus))
+        pretrained.load(str(tmp_path), 32, 0.1, corpus.load(tiny_corpus))
 
 
 def test_a_window_wider_than_the_model_reads_is_refused(tiny_encoder: Path, tiny_corpus: Path) -> None:
     with pytest.raises(EncoderError, match="reads 64 tokens, max_length is 65"):
-        pretrained(str(tiny_encoder), 65, 0.1, corpus.load(tiny_corpus))
+        pretrained.load(str(tiny_encoder), 65, 0.1, corpus.load(tiny_corpus))

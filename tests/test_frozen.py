@@ -13,13 +13,13 @@ import pytest
 import communique
 from tests.architectures import HUB
 from tests.conftest import write_corpus
-from training import calibrate, config, corpus, encoder
+from training import calibrate, config, corpus, pretrained
 from training.errors import CorpusError, EncoderError
 from training.export import export
 from training.train import fit, restore, train
 
 Folder = Callable[[str], Path]
-MODELS = [encoder.EMBEDDED, *HUB]
+MODELS = [pretrained.EMBEDDED, *HUB]
 
 
 def _settings(folder: Path, data: Path, *overrides: str) -> config.AnyConfig:
@@ -48,7 +48,7 @@ def _token_means(folder: Path, texts: list[str]) -> Any:
 def test_the_encoder_stays_and_its_tokens_are_averaged(name: str, folder_of: Folder, tiny_corpus: Path) -> None:
     import torch
 
-    before, _ = encoder.pretrained(str(folder_of(name)), 64, 0.0, corpus.load(tiny_corpus))
+    before, _ = pretrained.load(str(folder_of(name)), 64, 0.0, corpus.load(tiny_corpus))
     fitted = _fitted(folder_of(name), tiny_corpus)
     after = dict(fitted.model.base_model.named_parameters())
     for parameter_name, parameter in before.base_model.named_parameters():
@@ -72,7 +72,7 @@ def test_the_last_layer_is_the_regression(folder_of: Folder, tiny_corpus: Path) 
     from sklearn.preprocessing import StandardScaler
 
     data = corpus.load(tiny_corpus)
-    folder = folder_of(encoder.EMBEDDED)
+    folder = folder_of(pretrained.EMBEDDED)
     logits = _fitted(folder, tiny_corpus, "inverse_regularisation=1.0").logits(data.test.texts)
     train_features, test_features = (
         np.tanh(0.1 * _token_means(folder, split.texts).numpy()) for split in (data.train, data.test)
@@ -105,7 +105,7 @@ def test_a_label_that_tells_nothing_is_refused(folder_of: Folder, tmp_path: Path
     kept = [row for row in rows if "rejection" not in row["intents"]]
     (folder / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in kept))
     with pytest.raises(CorpusError, match="in train rejection stands in all texts or in none"):
-        _fitted(folder_of(encoder.EMBEDDED), folder)
+        _fitted(folder_of(pretrained.EMBEDDED), folder)
 
 
 def test_an_architecture_that_cannot_average_says_what_to_set(

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from training import baseline, config, corpus, encoder, evaluation, run
+from training import baseline, config, corpus, encoder, evaluation, recipe, run
 from training.__main__ import main
 from training.errors import EncoderError, RunError
 from training.files import sha256
@@ -123,11 +123,11 @@ def test_a_users_mistake_is_one_message_and_exit_2(
 
 
 def test_altered_weights_of_the_embedded_encoder_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    from training import encoder
+    from training import pretrained
 
-    monkeypatch.setattr(encoder, "EMBEDDED_SHA256", "0" * 64)
+    monkeypatch.setattr(pretrained, "EMBEDDED_SHA256", "0" * 64)
     with pytest.raises(EncoderError, match="SHA-256"):
-        encoder.source_of(encoder.EMBEDDED)
+        pretrained.source_of(pretrained.EMBEDDED)
 
 
 def test_swapped_states_train_otherwise_and_the_same_twice(tiny_config: Path, tiny_corpus: Path) -> None:
@@ -151,15 +151,16 @@ def test_swapped_states_train_otherwise_and_the_same_twice(tiny_config: Path, ti
 def test_only_swapped_texts_are_tokenised_anew(tiny_encoder: Path) -> None:
     from transformers import AutoTokenizer
 
-    from training.encoder import _naming_states, _replaced, _tokenised
+    from training.batches import replaced, tokenised
+    from training.encoder import _naming_states
 
     texts = ["It rained.", "The minister of Oslo said: we reject the plan for Lima.", "We offer help to Accra."]
     assert _naming_states(texts) == [1, 2]
     tokenizer = AutoTokenizer.from_pretrained(tiny_encoder)
-    rows = _tokenised(tokenizer, texts, 32)
-    found = _replaced(rows, {2: texts[0]}, tokenizer, 32)
+    rows = tokenised(tokenizer, texts, 32)
+    found = replaced(rows, {2: texts[0]}, tokenizer, 32)
     assert found == [rows[0], rows[1], rows[0]] and found[1] is rows[1]
-    assert _replaced(rows, {}, tokenizer, 32) == rows
+    assert replaced(rows, {}, tokenizer, 32) == rows
 
 
 def test_the_gazetteer_tells_runs_apart_only_where_states_are_swapped(
@@ -178,12 +179,12 @@ def test_the_gazetteer_tells_runs_apart_only_where_states_are_swapped(
 def test_batches_hold_every_text_once_and_pad_little() -> None:
     import numpy as np
 
-    from training.encoder import _batches
+    from training.batches import batches
 
     lengths = np.random.default_rng(0).integers(5, 100, 1000).tolist()
-    batches = list(_batches(lengths, 16, np.random.default_rng(1)))
-    assert sorted(place for batch in batches for place in batch) == list(range(1000))
-    padded = sum(max(lengths[i] for i in batch) * len(batch) for batch in batches)
+    found = list(batches(lengths, 16, np.random.default_rng(1)))
+    assert sorted(place for batch in found for place in batch) == list(range(1000))
+    padded = sum(max(lengths[i] for i in batch) * len(batch) for batch in found)
     assert padded < 1.1 * sum(lengths)
 
 
@@ -207,15 +208,15 @@ def test_a_shift_reaches_the_weights(family: str, tiny_run: Path, tiny_corpus: P
 def test_the_asymmetric_loss_is_twice_cross_entropy_without_its_asymmetry(monkeypatch: pytest.MonkeyPatch) -> None:
     logits, targets = torch.randn(8, 3, generator=torch.manual_seed(1)) * 3, torch.zeros(8, 3)
     targets[::2, 1] = 1
-    plain = encoder._loss(logits, targets, "multi_label")
-    assert encoder._asymmetric_loss(logits, targets, "multi_label") < 2 * plain
-    monkeypatch.setattr(encoder, "ASYMMETRIC_FOCUS", (0.0, 0.0))
-    monkeypatch.setattr(encoder, "ASYMMETRIC_MARGIN", 0.0)
-    assert encoder._asymmetric_loss(logits, targets, "multi_label").item() == pytest.approx(2 * plain.item(), rel=1e-5)
+    plain = recipe.cross_entropy(logits, targets, "multi_label")
+    assert recipe.asymmetric(logits, targets, "multi_label") < 2 * plain
+    monkeypatch.setattr(recipe, "ASYMMETRIC_FOCUS", (0.0, 0.0))
+    monkeypatch.setattr(recipe, "ASYMMETRIC_MARGIN", 0.0)
+    assert recipe.asymmetric(logits, targets, "multi_label").item() == pytest.approx(2 * plain.item(), rel=1e-5)
 
 
 def test_the_asymmetric_loss_stays_finite() -> None:
     logits = torch.tensor([[200.0, -200.0]], requires_grad=True)
-    loss = encoder._asymmetric_loss(logits, torch.tensor([[0.0, 1.0]]), "multi_label")
+    loss = recipe.asymmetric(logits, torch.tensor([[0.0, 1.0]]), "multi_label")
     loss.backward()
     assert torch.isfinite(loss) and torch.isfinite(logits.grad).all()

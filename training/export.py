@@ -23,8 +23,9 @@ from training.checkpoint import explained
 from training.config import BaselineConfig
 from training.console import say, warn
 from training.corpus import Split
-from training.encoder import Encoder, source_of
+from training.encoder import Encoder
 from training.errors import RunError
+from training.pretrained import source_of
 from training.quantise import quantise
 from training.train import restore
 

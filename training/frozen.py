@@ -15,7 +15,7 @@ import torch
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
-from training import encoder
+from training import pretrained
 from training.config import FrozenConfig
 from training.corpus import Corpus
 from training.encoder import Encoder
@@ -36,9 +36,9 @@ def fit(config: FrozenConfig, corpus: Corpus, on_epoch: OnEpoch) -> Encoder:
         CorpusError: a label stands in every text of train or in none.
     """
     _check(corpus)
-    encoder.determinism(config.seed)
-    model, tokenizer = encoder.pretrained(config.encoder, config.max_length, 0.0, corpus)
-    last = encoder.last_layer(model)
+    pretrained.determinism(config.seed)
+    model, tokenizer = pretrained.load(config.encoder, config.max_length, 0.0, corpus)
+    last = pretrained.last_layer(model)
     with torch.no_grad():
         _straighten(model)
         if config.pooling == "mean":

@@ -26,7 +26,8 @@ from training.files import PARTIAL, sha256, write_json, write_json_lines, write_
 from training.fitted import Fitted
 
 AnyConfig = config.AnyConfig
-_MODULES = {"baseline": ("baseline.py",), "frozen": ("encoder.py", "frozen.py"), "encoder": ("encoder.py",)}
+_FINE_TUNING = ("batches.py", "encoder.py", "pretrained.py", "recipe.py", "state.py")
+_MODULES = {"baseline": ("baseline.py",), "frozen": (*_FINE_TUNING, "frozen.py"), "encoder": _FINE_TUNING}
 _TRANSFORMERS = ("torch", "transformers", "tokenizers")
 _DECIDING = {"baseline": ("scikit-learn",), "frozen": ("scikit-learn", *_TRANSFORMERS), "encoder": _TRANSFORMERS}
 _PREDICTED = ("id", "scenario", "text", "intents", "probabilities")  # a corpus' other fields come after them
