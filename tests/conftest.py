@@ -141,6 +141,7 @@ seed: 1
 encoder: {encoder}
 max_length: 32
 precision: float32
+compile: false
 freeze_embeddings: false
 frozen_layers: 0
 epochs: 20

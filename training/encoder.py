@@ -100,6 +100,8 @@ def fit(config: EncoderConfig, corpus: Corpus, on_epoch: OnEpoch, checkpoints: C
     optimizer = torch.optim.AdamW(recipe.groups(model, config), fused=True)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: recipe.rate(step, steps, config))
     average = copy.deepcopy(model).eval() if config.ema else None
+    if config.compile:
+        model.compile(dynamic=True)  # in place: the weights keep their names
     parallel = accelerator.prepare(model)  # the same weights; its gradients are the mean over the processes
     autocast = recipe.autocasts(config.precision, device.type)
     texts = corpus.train.texts
