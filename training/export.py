@@ -75,7 +75,8 @@ def export(folder: Path, output: Path) -> Path:
         full = bundle.read(trial, "fp32")
         gap = _check_parity(fitted, Classifier(full), data.validation.texts)
         shape = fitted.model.config
-        small, report = quantise(full, shape.num_attention_heads, shape.hidden_size, data.validation, Path(scratch))
+        heads, hidden = shape.num_attention_heads, shape.hidden_size
+        small, report = quantise(full, heads, hidden, data.train, data.validation, Path(scratch))
         files[bundle.MODELS["int8"]] = small
         if not report["accepted"]:
             warn(f"int8 is not the default of this bundle: {report['reason']}")
@@ -108,8 +109,8 @@ def _files(fitted: Encoder, scratch: Path) -> dict[str, Path | bytes]:
 
 
 def _to_onnx(fitted: Encoder, path: Path) -> None:
-    # The tracing exporter with plain attention gives the graph that onnxruntime's transformer optimiser
-    # knows how to fuse; torch's newer exporter gives one that it does not (measured: half the fusions).
+    # The tracing exporter with plain attention gives the graph that training/graph.py knows how to rewrite;
+    # torch's newer exporter gives one that onnxruntime's optimiser does not recognise (measured: half the fusions).
     fitted.model.set_attn_implementation("eager")
     example = fitted.tokenizer(["One.", "Two words and some more."], padding=True, return_tensors="pt")
     names = [name for name in _INPUTS if name in example]

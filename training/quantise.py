@@ -1,34 +1,42 @@
 """Eight-bit models that are proved: the smallest recipe whose answers on validation are those of the full model.
 
-Dynamic quantisation (weights per channel, activations on the fly) over a graph that was fused first. What a
-recipe leaves in full precision are matrices whose inputs have outliers that 256 steps cannot hold; in BERT
-encoders these are the feed-forward outputs (Bondarenko et al. 2021, "Understanding and Overcoming the Challenges
-of Efficient Transformer Quantization").
+Weights have one scale a column, activations one scale a tensor, measured once on training texts. So an answer does
+not hang on what else is in the batch, as it would with scales taken from each batch anew. What 256 steps cannot
+hold are the few channels that are many times as large as all others (Bondarenko et al. 2021, "Understanding and
+Overcoming the Challenges of Efficient Transformer Quantization"); they are brought down to the others' size and
+their rows of the matrix brought up (Xiao et al. 2023, "SmoothQuant", for these channels alone: for all of them it
+costs the weights more than it spares the activations). The word embeddings have one scale a row.
 """
 
 from __future__ import annotations
 
-import logging
 import re
-from dataclasses import replace
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
-from onnxruntime.quantization import QuantType, quantize_dynamic
-from onnxruntime.transformers import optimizer
+import onnxruntime
 from sklearn.metrics import f1_score
 
 from communique.bundle import Bundle
 from communique.classifier import Classifier, Floats
+from training import graph as graphs
 from training.console import say
 from training.corpus import Split
+from training.graph import Graph
 
 MAX_FLIPS = 0.005  # share of decisions that eight bits may change on validation
 MAX_F1_DROP = 0.003
+MEASURED = 1000  # training texts on which the activations' ranges are measured
+USUAL = 0.98  # share of the channels whose range counts as usual
+OUTLIER = 2.0  # times the usual range: from here on outliers are brought down
+_TINY = 1e-9
 
-# Smallest first; a pattern names the nodes that stay in full precision, in BERT's and in ModernBERT's words.
+# Smallest first; a pattern names the products that stay in full precision, in BERT's and in ModernBERT's words.
 RECIPES = (
     ("all matrices", None),
     ("all but the feed-forward outputs", r"layer\.\d+/output/dense|layers\.\d+/mlp/Wo"),
@@ -41,12 +49,23 @@ RECIPES = (
 )
 
 
-def quantise(full: Bundle, heads: int, hidden: int, validation: Split, scratch: Path) -> tuple[bytes, dict[str, Any]]:
+@dataclass(frozen=True)
+class Range:
+    """What the channels of a tensor were seen to hold, zero included; float32 arrays (channels,)."""
+
+    low: Floats
+    high: Floats
+
+
+def quantise(
+    full: Bundle, heads: int, hidden: int, train: Split, validation: Split, scratch: Path
+) -> tuple[bytes, dict[str, Any]]:
     """Tries the recipes in order and takes the first that keeps the answers.
 
     Args:
         full: a bundle read in fp32.
         heads, hidden: attention heads and hidden size, for the fusion.
+        train: texts to measure the activations on.
         validation: texts and truth to judge by.
         scratch: a folder for intermediate files.
 
@@ -54,20 +73,21 @@ def quantise(full: Bundle, heads: int, hidden: int, validation: Split, scratch: 
         The model, and a report: recipe, accepted, reason (why not), flips (share of changed decisions),
         macro_f1_drop, largest_change (of a probability), texts. Where no recipe is accepted, the last one's.
     """
-    plain, fused, small = (scratch / name for name in ("plain.onnx", "fused.onnx", "small.onnx"))
+    plain, watched, whole, small = (scratch / f"{name}.onnx" for name in ("plain", "watched", "whole", "small"))
     plain.write_bytes(full.model)
-    optimised = optimizer.optimize_model(
-        str(plain), model_type="bert", num_heads=heads, hidden_size=hidden, opt_level=0
-    )
-    optimised.save_model_to_file(str(fused))
-    names = [node.name for node in onnx.load(fused, load_external_data=False).graph.node]
+    graph = graphs.fast(plain, scratch, heads, hidden)
+    names = [node.name for node in graph.matrices()]
+    inputs = sorted({node.input[0] for node in graph.matrices()})
+    graph.save(watched, also=inputs)
+    ranges = _measured(replace(full, model=watched.read_bytes()), inputs, train.texts)
+    graph.save(whole)
     expected = Classifier(full).predict_proba(validation.texts)
     model, report = b"", dict[str, Any]()
     for recipe, pattern in RECIPES:
-        kept = [name for name in names if pattern and re.search(pattern, name)]
+        kept = {name for name in names if pattern and re.search(pattern, name)}
         if pattern and not kept and model:
             continue  # an architecture with other names: this recipe is the one before
-        _dynamic(fused, small, kept)
+        _eight_bits(Graph.read(whole), ranges, kept).save(small)
         model = small.read_bytes()
         report = {"recipe": recipe, **_judged(expected, Classifier(replace(full, model=model)), validation)}
         say(f"  int8, {recipe}: {len(model) / 2**20:.1f} MiB, {report['flips']:.2%} of the decisions flip")
@@ -76,16 +96,88 @@ def quantise(full: Bundle, heads: int, hidden: int, validation: Split, scratch: 
     return model, report
 
 
-def _dynamic(source: Path, target: Path, kept: list[str]) -> None:
-    logging.disable(logging.WARNING)  # it advises shape inference, which fails on fused operators
-    try:
-        # Per channel halves the error of one scale a matrix; signed weights are twice as fast with VNNI.
-        quantize_dynamic(
-            source, target, per_channel=True, weight_type=QuantType.QInt8, nodes_to_exclude=kept,
-            extra_options={"DefaultTensorType": onnx.TensorProto.FLOAT},
-        )  # fmt: skip
-    finally:
-        logging.disable(logging.NOTSET)
+def _measured(watched: Bundle, names: list[str], texts: list[str]) -> dict[str, Range]:
+    """The range of each named tensor over at most MEASURED of the texts, spread evenly."""
+    encodings = Classifier(watched)._tokenizer.encode_batch_fast(texts[:: -(-len(texts) // MEASURED)])
+    session = onnxruntime.InferenceSession(watched.model, providers=["CPUExecutionProvider"])
+    wanted = {node.name for node in session.get_inputs()}
+    lows, highs = ({name: np.float32(0) for name in names} for _ in range(2))
+    # texts of one length together: padding is nothing that the model is asked about
+    for length, group in groupby(sorted(encodings, key=len), key=len):
+        ids = np.array([encoding.ids for encoding in group], dtype=np.int64).reshape(-1, length)
+        feed = {"input_ids": ids, "attention_mask": np.ones_like(ids), "token_type_ids": np.zeros_like(ids)}
+        found = session.run(names, {name: value for name, value in feed.items() if name in wanted})
+        for name, value in zip(names, found, strict=True):
+            rows = value.reshape(-1, value.shape[-1])
+            lows[name] = np.minimum(lows[name], rows.min(axis=0))
+            highs[name] = np.maximum(highs[name], rows.max(axis=0))
+    return {name: Range(lows[name], highs[name]) for name in names}
+
+
+def _eight_bits(graph: Graph, ranges: Mapping[str, Range], kept: set[str]) -> Graph:
+    """The graph with its matrices but those named in `kept`, and its word embeddings, in eight bits."""
+    users, products = graph.users(), [node for node in graph.matrices() if node.name not in kept]
+    for source in sorted({node.input[0] for node in products}):
+        factors = _factors(ranges[source])
+        scale, zero = _steps(ranges[source], factors)
+        scaled = source
+        if factors.max() > 1:
+            scaled = graph.add("Mul", [source, graph.constant(f"{source}/factors", 1 / factors)], f"{source}/even")
+        steps = [graph.constant(f"{source}/scale", scale), graph.constant(f"{source}/zero", zero)]
+        small = graph.add("QuantizeLinear", [scaled, *steps], f"{source}/small")
+        for node in (node for node in products if node.input[0] == source):
+            matrix, scales = _whole_numbers(graph.constants[node.input[1]] * factors[:, None], axis=0)
+            matrix_name = graph.constant(f"{node.name}/matrix", matrix)
+            bias, output = _bias_after(graph, users, node)
+            inputs = [small, matrix_name, steps[0], graph.constant(f"{node.name}/scales", scales), steps[1], "", bias]
+            graph.nodes.remove(node)
+            graph.add("MatMulIntegerToFloat", inputs, output, domain="com.microsoft")
+    for node in [node for node in graph.nodes if node.op_type == "Gather" and node.input[1] == "input_ids"]:
+        _small_embeddings(graph, node)
+    return graph
+
+
+def _factors(seen: Range) -> Floats:
+    """What each channel (channels,) is divided by: more than 1 for outliers, where there are any."""
+    reach = np.maximum(-seen.low, seen.high)
+    usual = max(float(np.quantile(reach, USUAL)), _TINY)
+    if reach.max() <= OUTLIER * usual:
+        return np.ones_like(reach)
+    return np.asarray(np.maximum(1, reach / usual), dtype=np.float32)
+
+
+def _steps(seen: Range, factors: Floats) -> tuple[np.float32, np.uint8]:
+    """Scale and zero point of 256 steps over what the tensor holds once it is divided by its factors."""
+    low, high = float((seen.low / factors).min()), float((seen.high / factors).max())
+    scale = max((high - low) / 255, _TINY)
+    return np.float32(scale), np.uint8(round(-low / scale))
+
+
+def _whole_numbers(matrix: Floats, axis: int) -> tuple[Any, Floats]:
+    """A matrix in int8, and the scale of each column (axis 0) or row (axis 1) of it."""
+    scales = np.maximum(np.abs(matrix).max(axis=axis) / 127, _TINY).astype(np.float32)
+    return np.rint(matrix / np.expand_dims(scales, axis)).astype(np.int8), scales
+
+
+def _bias_after(graph: Graph, users: Mapping[str, list[Any]], node: Any) -> tuple[str, str]:
+    """The bias that is added to a product and to nothing else ("" if none), and the name of the sum."""
+    following = users[node.output[0]]
+    if len(following) == 1 and following[0].op_type == "Add":
+        for name in following[0].input:
+            if name in graph.constants and graph.constants[name].ndim == 1:
+                graph.nodes.remove(following[0])
+                return name, following[0].output[0]
+    return "", node.output[0]
+
+
+def _small_embeddings(graph: Graph, node: Any) -> None:
+    table, scales = _whole_numbers(graph.constants[node.input[0]], axis=1)
+    name, ids = node.input[0], node.input[1]
+    rows = graph.add("Gather", [graph.constant(f"{name}/rows", table), ids], f"{name}/small")
+    scale = graph.add("Gather", [graph.constant(f"{name}/scales", scales[:, None]), ids], f"{name}/scale")
+    floats = graph.add("Cast", [rows], f"{name}/float", to=onnx.TensorProto.FLOAT)
+    graph.nodes.remove(node)
+    graph.add("Mul", [floats, scale], node.output[0])
 
 
 def _judged(expected: Floats, small: Classifier, validation: Split) -> dict[str, Any]:
