@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 
 Floats = npt.NDArray[np.float32]
 
-BATCH = 512  # tokens a forward pass, padding included: their numbers stay in the processor's cache
+BATCH = 256  # tokens a forward pass, padding included: their numbers stay in the processor's cache
 SLOWER = ["SkipLayerNormFusion", "BiasGeluFusion"]  # than what they fuse: five times, and twice
 CHUNK = 4096  # texts held at a time when streaming
 _INPUTS = {"input_ids", "attention_mask", "token_type_ids"}
@@ -67,13 +68,13 @@ class Classifier:
     """
 
     def __init__(self, source: bundle.Bundle, *, threads: int | None = None, min_confidence: float = 0.0) -> None:
-        self._source, self._threads = source, threads
+        self._source, self._threads = source, _positive(threads)
         self.min_confidence = _share(min_confidence)
         self.manifest = source.manifest
         self.classes_ = self.manifest.labels
         self.thresholds = np.asarray(self.manifest.thresholds, dtype=np.float32)
         self._tokenizer = _tokenizer(source)
-        self._session = _session(source, threads)
+        self._session = _session(source)
         self._inputs = {node.name for node in self._session.get_inputs()}
 
     @overload
@@ -182,10 +183,21 @@ class Classifier:
             raise self._broken(bundle.TOKENIZER, error) from None
         windows = [(i, window) for i, first in enumerate(encodings) for window in (first, *first.overflowing)]
         windows.sort(key=lambda pair: len(pair[1]))  # like lengths share a batch: little padding
-        outputs = np.empty((len(windows), len(self.classes_)), dtype=np.float32)
-        for start, end in _batches([len(window) for _, window in windows]):
-            outputs[start:end] = self._forward([window for _, window in windows[start:end]])
+        bounds = _batches([len(window) for _, window in windows])
+        outputs = self._forward_all([[window for _, window in windows[start:end]] for start, end in bounds])
         return _merge([i for i, _ in windows], outputs, len(encodings), self.manifest.task)
+
+    def _forward_all(self, batches: Sequence[Sequence[Any]]) -> Floats:
+        """Logits (windows, labels). Batches side by side, a thread each: one batch over all threads has to wait for
+        the slowest of them at each of its operators."""
+        threads = min(self._threads or _cores(), len(batches))
+        if threads < 2:
+            outputs = [self._forward(batch) for batch in batches]
+        else:
+            # made anew each time: threads that wait would be lost in a process that is forked
+            with ThreadPoolExecutor(threads) as pool:
+                outputs = list(pool.map(self._forward, batches))
+        return np.concatenate([np.empty((0, len(self.classes_)), dtype=np.float32), *outputs])
 
     def _forward(self, batch: Sequence[Any]) -> Floats:
         width = max(len(window.ids) for window in batch)
@@ -260,7 +272,7 @@ def load(
 
     Args:
         path: a bundle's folder; None for the model that came with the package.
-        threads: processor threads for one forward pass; None for as many as there are cores.
+        threads: processor threads, each with a batch of its own; None for as many as there are cores.
         precision: "int8" (small and fast) or "fp32"; None for what the bundle recommends.
         min_confidence: 0 to 1; statements whose `confidence` is below it are marked `unsure`.
 
@@ -299,11 +311,20 @@ def _tokenizer(source: bundle.Bundle) -> Tokenizer:
     return tokenizer
 
 
-def _session(source: bundle.Bundle, threads: int | None) -> onnxruntime.InferenceSession:
+def _positive(threads: int | None) -> int | None:
     if threads is not None and threads < 1:
         raise InputError(f"threads must be 1 or more, found {threads}.")
+    return threads
+
+
+def _cores() -> int:
+    """Processor cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _session(source: bundle.Bundle) -> onnxruntime.InferenceSession:
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads or 0
+    options.intra_op_num_threads = 1
     options.inter_op_num_threads = 1
     options.log_severity_level = 3  # errors only
     # a model may name files that its weights are in: it finds none

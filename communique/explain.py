@@ -75,7 +75,6 @@ def weigh(classifier: Classifier, text: str) -> tuple[Word, ...] | None:
     found = list(_WORD.finditer(text))
     if len(found) > MAX_WORDS:
         return None
-    # the whole text goes along: int8 activations are scaled a batch, and it is what the others are held against
     odds = _log_odds(classifier.predict_proba([text, *(_without(text, *word.span()) for word in found)]))
     weights = (odds[0] - odds[1:]).tolist()
     return tuple(

@@ -204,7 +204,7 @@ def main() -> int:
     parser.add_argument(
         "--precision",
         choices=("int8", "fp32"),
-        help="default: what the bundle recommends; in int8 a text's probabilities move a little with its batch",
+        help="default: what the bundle recommends",
     )
     parser.add_argument("--host", default="127.0.0.1", help="there is no login: keep it on loopback or behind a proxy")
     parser.add_argument("--port", type=int, default=8000)
