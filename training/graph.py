@@ -200,8 +200,8 @@ def _first_token_alone(graph: Graph, attention: Node) -> Node:
             return made.get(name, name)
         made[name] = f"{name}/first"
         node = makers.get(name)
-        rows = 1 if node is attention else _ROWWISE.get(node.op_type, 0) if node is not None else 0
-        if not rows or name in whole:
+        rows = 0 if node is None or name in whole else 1 if node is attention else _ROWWISE.get(node.op_type, 0)
+        if node is None or not rows:
             return graph.add("Slice", [name, *bounds], made[name])
         copy = onnx.NodeProto()
         copy.CopyFrom(node)

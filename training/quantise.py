@@ -5,7 +5,8 @@ not hang on what else is in the batch, as it would with scales taken from each b
 hold are the few channels that are many times as large as all others (Bondarenko et al. 2021, "Understanding and
 Overcoming the Challenges of Efficient Transformer Quantization"); they are brought down to the others' size and
 their rows of the matrix brought up (Xiao et al. 2023, "SmoothQuant", for these channels alone: for all of them it
-costs the weights more than it spares the activations). The word embeddings have one scale a row.
+costs the weights more than it spares the activations). What rounding a row of a matrix gets wrong the rows below it
+make good, as far as training texts let them (Frantar et al. 2022, "GPTQ"). The word embeddings have one scale a row.
 """
 
 from __future__ import annotations
@@ -27,18 +28,21 @@ from communique.classifier import Classifier, Floats
 from training import graph as graphs
 from training.console import say
 from training.corpus import Split
-from training.graph import Graph
+from training.graph import Array, Graph
 
 MAX_FLIPS = 0.005  # share of decisions that eight bits may change on validation
 MAX_F1_DROP = 0.003
 MEASURED = 1000  # training texts on which the activations' ranges are measured
-USUAL = 0.98  # share of the channels whose range counts as usual
-OUTLIER = 2.0  # times the usual range: from here on outliers are brought down
+USUAL = 0.95  # share of the channels whose range counts as usual
+OUTLIER = 1.5  # times the usual range: from here on outliers are brought down
+DAMPING = 0.01  # of the mean second moment, added to each channel's: with few texts some hang on one another
 _TINY = 1e-9
+_BLOCK = 128  # rows between two updates of all that lie below them: the same result, sooner
 
 # Smallest first; a pattern names the products that stay in full precision, in BERT's and in ModernBERT's words.
 RECIPES = (
     ("all matrices", None),
+    ("all but the lowest feed-forward output", r"layer\.0/output/dense|layers\.0/mlp/Wo"),
     ("all but the feed-forward outputs", r"layer\.\d+/output/dense|layers\.\d+/mlp/Wo"),
     # what the lowest layers get wrong, all those above them build on
     (
@@ -50,11 +54,17 @@ RECIPES = (
 
 
 @dataclass(frozen=True)
-class Range:
-    """What the channels of a tensor were seen to hold, zero included; float32 arrays (channels,)."""
+class Seen:
+    """What the channels of a tensor held over training texts.
+
+    Attributes:
+        low, high: of each channel (channels,), zero included.
+        moments: mean product of each two channels (channels, channels).
+    """
 
     low: Floats
     high: Floats
+    moments: Floats
 
 
 def quantise(
@@ -79,7 +89,7 @@ def quantise(
     names = [node.name for node in graph.matrices()]
     inputs = sorted({node.input[0] for node in graph.matrices()})
     graph.save(watched, also=inputs)
-    ranges = _measured(replace(full, model=watched.read_bytes()), inputs, train.texts)
+    seen = _measured(replace(full, model=watched.read_bytes()), inputs, train.texts)
     graph.save(whole)
     expected = Classifier(full).predict_proba(validation.texts)
     model, report = b"", dict[str, Any]()
@@ -87,7 +97,7 @@ def quantise(
         kept = {name for name in names if pattern and re.search(pattern, name)}
         if pattern and not kept and model:
             continue  # an architecture with other names: this recipe is the one before
-        _eight_bits(Graph.read(whole), ranges, kept).save(small)
+        _eight_bits(Graph.read(whole), seen, kept).save(small)
         model = small.read_bytes()
         report = {"recipe": recipe, **_judged(expected, Classifier(replace(full, model=model)), validation)}
         say(f"  int8, {recipe}: {len(model) / 2**20:.1f} MiB, {report['flips']:.2%} of the decisions flip")
@@ -96,12 +106,12 @@ def quantise(
     return model, report
 
 
-def _measured(watched: Bundle, names: list[str], texts: list[str]) -> dict[str, Range]:
-    """The range of each named tensor over at most MEASURED of the texts, spread evenly."""
+def _measured(watched: Bundle, names: list[str], texts: list[str]) -> dict[str, Seen]:
+    """What each named tensor holds over at most MEASURED of the texts, spread evenly."""
     encodings = Classifier(watched)._tokenizer.encode_batch_fast(texts[:: -(-len(texts) // MEASURED)])
     session = onnxruntime.InferenceSession(watched.model, providers=["CPUExecutionProvider"])
     wanted = {node.name for node in session.get_inputs()}
-    lows, highs = ({name: np.float32(0) for name in names} for _ in range(2))
+    lows, highs, products, counts = ({name: np.zeros(1, np.float32) for name in names} for _ in range(4))
     # texts of one length together: padding is nothing that the model is asked about
     for length, group in groupby(sorted(encodings, key=len), key=len):
         ids = np.array([encoding.ids for encoding in group], dtype=np.int64).reshape(-1, length)
@@ -111,22 +121,25 @@ def _measured(watched: Bundle, names: list[str], texts: list[str]) -> dict[str, 
             rows = value.reshape(-1, value.shape[-1])
             lows[name] = np.minimum(lows[name], rows.min(axis=0))
             highs[name] = np.maximum(highs[name], rows.max(axis=0))
-    return {name: Range(lows[name], highs[name]) for name in names}
+            products[name] = products[name] + rows.T @ rows
+            counts[name] = counts[name] + len(rows)
+    return {name: Seen(lows[name], highs[name], products[name] / counts[name]) for name in names}
 
 
-def _eight_bits(graph: Graph, ranges: Mapping[str, Range], kept: set[str]) -> Graph:
+def _eight_bits(graph: Graph, seen: Mapping[str, Seen], kept: set[str]) -> Graph:
     """The graph with its matrices but those named in `kept`, and its word embeddings, in eight bits."""
     users, products = graph.users(), [node for node in graph.matrices() if node.name not in kept]
     for source in sorted({node.input[0] for node in products}):
-        factors = _factors(ranges[source])
-        scale, zero = _steps(ranges[source], factors)
+        factors = _factors(seen[source])
+        scale, zero = _steps(seen[source], factors)
         scaled = source
         if factors.max() > 1:
             scaled = graph.add("Mul", [source, graph.constant(f"{source}/factors", 1 / factors)], f"{source}/even")
         steps = [graph.constant(f"{source}/scale", scale), graph.constant(f"{source}/zero", zero)]
         small = graph.add("QuantizeLinear", [scaled, *steps], f"{source}/small")
+        moments = seen[source].moments / np.outer(factors, factors)
         for node in (node for node in products if node.input[0] == source):
-            matrix, scales = _whole_numbers(graph.constants[node.input[1]] * factors[:, None], axis=0)
+            matrix, scales = _rounded(graph.constants[node.input[1]] * factors[:, None], moments)
             matrix_name = graph.constant(f"{node.name}/matrix", matrix)
             bias, output = _bias_after(graph, users, node)
             inputs = [small, matrix_name, steps[0], graph.constant(f"{node.name}/scales", scales), steps[1], "", bias]
@@ -137,7 +150,7 @@ def _eight_bits(graph: Graph, ranges: Mapping[str, Range], kept: set[str]) -> Gr
     return graph
 
 
-def _factors(seen: Range) -> Floats:
+def _factors(seen: Seen) -> Floats:
     """What each channel (channels,) is divided by: more than 1 for outliers, where there are any."""
     reach = np.maximum(-seen.low, seen.high)
     usual = max(float(np.quantile(reach, USUAL)), _TINY)
@@ -146,34 +159,57 @@ def _factors(seen: Range) -> Floats:
     return np.asarray(np.maximum(1, reach / usual), dtype=np.float32)
 
 
-def _steps(seen: Range, factors: Floats) -> tuple[np.float32, np.uint8]:
+def _steps(seen: Seen, factors: Floats) -> tuple[np.float32, np.uint8]:
     """Scale and zero point of 256 steps over what the tensor holds once it is divided by its factors."""
     low, high = float((seen.low / factors).min()), float((seen.high / factors).max())
     scale = max((high - low) / 255, _TINY)
     return np.float32(scale), np.uint8(round(-low / scale))
 
 
-def _whole_numbers(matrix: Floats, axis: int) -> tuple[Any, Floats]:
-    """A matrix in int8, and the scale of each column (axis 0) or row (axis 1) of it."""
-    scales = np.maximum(np.abs(matrix).max(axis=axis) / 127, _TINY).astype(np.float32)
-    return np.rint(matrix / np.expand_dims(scales, axis)).astype(np.int8), scales
+def _rounded(matrix: Floats, moments: Floats) -> tuple[Array, Floats]:
+    """A matrix in int8 and the scale of each of its columns, rounded row by row (GPTQ, algorithm 1).
+
+    The rows of the channels that hold most come first: their errors have most rows left to make them good.
+    """
+    order = np.argsort(-np.diag(moments))
+    scales, rest = _scales(matrix, axis=0), matrix[order].astype(np.float64)
+    damped = moments[np.ix_(order, order)].astype(np.float64)
+    np.fill_diagonal(damped, np.diag(damped) + max(DAMPING * np.diag(damped).mean(), _TINY))
+    spread = np.linalg.cholesky(np.linalg.inv(damped)).T
+    rounded = np.empty(matrix.shape, dtype=np.int8)
+    for start in range(0, len(rest), _BLOCK):
+        end = min(start + _BLOCK, len(rest))
+        errors = np.empty((end - start, rest.shape[1]))
+        for row in range(start, end):
+            whole = np.clip(np.rint(rest[row] / scales), -127, 127)
+            rounded[order[row]] = whole
+            errors[row - start] = (rest[row] - whole * scales) / spread[row, row]
+            rest[row + 1 : end] -= np.outer(spread[row, row + 1 : end], errors[row - start])
+        rest[end:] -= spread[start:end, end:].T @ errors
+    return rounded, scales
+
+
+def _scales(matrix: Floats, axis: int) -> Floats:
+    """The step of each column (axis 0) or row (axis 1): 127 of them to its largest value."""
+    return np.asarray(np.maximum(np.abs(matrix).max(axis=axis) / 127, _TINY), dtype=np.float32)
 
 
 def _bias_after(graph: Graph, users: Mapping[str, list[Any]], node: Any) -> tuple[str, str]:
     """The bias that is added to a product and to nothing else ("" if none), and the name of the sum."""
-    following = users[node.output[0]]
+    following, columns = users[node.output[0]], graph.constants[node.input[1]].shape[1:]
     if len(following) == 1 and following[0].op_type == "Add":
         for name in following[0].input:
-            if name in graph.constants and graph.constants[name].ndim == 1:
+            if name in graph.constants and graph.constants[name].shape == columns:
                 graph.nodes.remove(following[0])
                 return name, following[0].output[0]
     return "", node.output[0]
 
 
 def _small_embeddings(graph: Graph, node: Any) -> None:
-    table, scales = _whole_numbers(graph.constants[node.input[0]], axis=1)
-    name, ids = node.input[0], node.input[1]
-    rows = graph.add("Gather", [graph.constant(f"{name}/rows", table), ids], f"{name}/small")
+    (name, ids), table = node.input, graph.constants[node.input[0]]
+    scales = _scales(table, axis=1)
+    whole = np.rint(table / scales[:, None]).astype(np.int8)
+    rows = graph.add("Gather", [graph.constant(f"{name}/rows", whole), ids], f"{name}/small")
     scale = graph.add("Gather", [graph.constant(f"{name}/scales", scales[:, None]), ids], f"{name}/scale")
     floats = graph.add("Cast", [rows], f"{name}/float", to=onnx.TensorProto.FLOAT)
     graph.nodes.remove(node)
