@@ -11,7 +11,7 @@ import pytest
 import communique
 from training import calibrate, config, corpus
 from training.errors import RunError
-from training.export import export
+from training.export import export, exporter
 from training.train import restore, train
 
 
@@ -71,6 +71,24 @@ def test_a_whole_bundle_of_the_same_run_is_reused(tiny_run: Path, tmp_path: Path
     (tmp_path / "bundle" / "tokenizer.json").unlink()
     export(tiny_run, tmp_path / "bundle")
     assert file.stat().st_mtime_ns > first
+
+
+def test_a_bundle_that_other_code_made_is_made_anew(
+    tiny_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = export(tiny_run, tmp_path / "bundle") / "communique.json"
+    before = json.loads(file.read_text())["run"]["exporter"]
+    monkeypatch.setattr("importlib.metadata.version", lambda name: "99" if name == "onnxruntime" else "1")
+    newer = exporter()
+    assert newer != before == json.loads(file.read_text())["run"]["exporter"]
+    sources = tmp_path / "training"
+    sources.mkdir()
+    for name in ("export.py", "graph.py", "quantise.py", "card.py"):
+        (sources / name).write_text("# the code of another day")
+    monkeypatch.setattr("training.export.__file__", str(sources / "export.py"))
+    assert exporter() != newer
+    export(tiny_run, tmp_path / "bundle")
+    assert json.loads(file.read_text())["run"]["exporter"] == exporter()
 
 
 def test_a_baseline_says_that_it_cannot_be_exported(tiny_corpus: Path, tmp_path: Path) -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import tempfile
 import warnings
 from dataclasses import replace
+from importlib import metadata
 from pathlib import Path
 
 import numpy as np
@@ -37,7 +39,7 @@ _INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 def export(folder: Path, output: Path) -> Path:
     """Writes the bundle of the finished run in `folder` to `output`, and re-reads it to prove it.
 
-    A whole bundle of the same run that is there already is reused.
+    A whole bundle that is there already is reused, if the same code made it from the same run.
 
     Raises:
         RunError: the run is not finished, its family cannot be exported, or the disk is full.
@@ -64,7 +66,12 @@ def export(folder: Path, output: Path) -> Path:
         max_length=settings.max_length,
         precision="fp32",
         corpus=record["corpus"],
-        run={"config": settings.name, "seed": settings.seed, "mlflow_run_id": record["mlflow_run_id"]},
+        run={
+            "config": settings.name,
+            "seed": settings.seed,
+            "mlflow_run_id": record["mlflow_run_id"],
+            "exporter": exporter(),
+        },
         encoder=source_of(settings.encoder)[1],
         figures={name: value for name, value in figures.items() if name.startswith("test/")},
     )
@@ -95,9 +102,18 @@ def export(folder: Path, output: Path) -> Path:
 
 def _is_current(output: Path, key: str | None) -> bool:
     try:
-        return bundle.verify(output).version == key
+        found = bundle.verify(output)
     except BundleError:
         return False
+    return found.version == key and found.run.get("exporter") == exporter()
+
+
+def exporter() -> str:
+    """What makes a bundle out of a run, as eight digits: the code of these modules and the libraries they call."""
+    modules = ("export.py", "graph.py", "quantise.py", "card.py")
+    parts = [(Path(__file__).parent / name).read_bytes() for name in modules]
+    parts += [f"{name} {metadata.version(name)}".encode() for name in ("onnx", "onnxruntime", "torch", "transformers")]
+    return hashlib.sha256(b"\0".join(parts)).hexdigest()[:8]
 
 
 def _files(fitted: Encoder, scratch: Path) -> dict[str, Path | bytes]:
