@@ -131,9 +131,9 @@ def _products(bundle: str, texts: list[str]) -> int:
         events = json.loads(Path(counted._session.end_profiling()).read_bytes())
     total = 0
     for event in events:
-        shapes = [next(iter(one.values())) for one in event.get("args", {}).get("input_type_shape", ())]
-        if event["args"].get("op_name") == "MatMulIntegerToFloat":
-            total += int(np.prod(shapes[0])) * shapes[1][1]
+        if event["args"].get("op_name") == "MatMulIntegerToFloat" and "input_type_shape" in event["args"]:
+            rows, sums = (event["args"][f"{end}_type_shape"][0].values() for end in ("input", "output"))
+            total += int(np.prod(*rows)) * next(iter(sums))[-1]
     return total
 
 
