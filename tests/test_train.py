@@ -205,6 +205,27 @@ def test_a_shift_reaches_the_weights(family: str, tiny_run: Path, tiny_corpus: P
     assert after - before == pytest.approx(np.tile((amounts * labels)[:labels], (2, 1)), abs=1e-5)
 
 
+def test_a_compiled_training_is_the_same_but_for_rounding(
+    tiny_config: Path, tiny_corpus: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch
+
+    from training import encoder
+
+    compiled, compile_ = [], torch.nn.Module.compile
+    # traced, but not turned into machine code, which takes a minute
+    monkeypatch.setattr(
+        torch.nn.Module, "compile", lambda self, **how: compiled.append(how) or compile_(self, backend="eager", **how)
+    )
+    data, losses = corpus.load(tiny_corpus), dict[str, list[float]]()
+    for how in ("false", "true"):
+        settings = config.load(tiny_config, ["epochs=2", f"compile={how}"])
+        found = losses.setdefault(how, [])
+        fitted = encoder.fit(settings, data, lambda _, figures, found=found: found.append(figures["train/loss"]))
+        assert not any("_orig_mod" in name for name in fitted.model.state_dict())
+    assert compiled == [{"dynamic": True}] and losses["true"] == pytest.approx(losses["false"], rel=1e-4)
+
+
 def test_the_asymmetric_loss_is_twice_cross_entropy_without_its_asymmetry(monkeypatch: pytest.MonkeyPatch) -> None:
     logits, targets = torch.randn(8, 3, generator=torch.manual_seed(1)) * 3, torch.zeros(8, 3)
     targets[::2, 1] = 1

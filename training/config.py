@@ -80,7 +80,8 @@ class EncoderConfig(Common):
     ema: float = Field(ge=0, lt=1, description="decay of the running average of the weights, kept as the model; 0: off")
     precision: Literal["auto", "float32", "bfloat16"] = Field(description="auto: bfloat16 where the hardware has it")
     compile: bool = Field(  # later than the rest: runs of 0.2.0 have none
-        default=False, description="torch.compile: minutes at the start, faster steps after; for GPUs and long trainings"
+        default=False,
+        description="torch.compile: a minute at the start, faster steps after; for long trainings",
     )
 
 
