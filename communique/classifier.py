@@ -112,7 +112,7 @@ class Classifier:
     def explain(self, text: str) -> Explanation:
         """Which words of a text carry its prediction, by leaving out one word at a time.
 
-        Costs one forward pass of a batch that holds the text once for each of its words.
+        Costs as much as the text once for each of its words.
 
         Raises:
             InputError: `text` is not a string, or has more words than `communique.explain.MAX_WORDS`.
@@ -141,7 +141,7 @@ class Classifier:
 
         Raises:
             InputError: `texts` is a bare string, or an item is not a string.
-        BundleError: the bundle's model or tokenizer fails on a text.
+            BundleError: the bundle's model or tokenizer fails on a text.
         """
         logits = self._finite(self._logits(texts)) / self.manifest.temperature
         if self.manifest.task == "single_label":
@@ -188,8 +188,8 @@ class Classifier:
         return _merge([i for i, _ in windows], outputs, len(encodings), self.manifest.task)
 
     def _forward_all(self, batches: Sequence[Sequence[Any]]) -> Floats:
-        """Logits (windows, labels). Batches side by side, a thread each: one batch over all threads has to wait for
-        the slowest of them at each of its operators."""
+        """Logits (windows, labels)."""
+        # a thread a batch: one batch over all threads would wait for the slowest of them at each of its operators
         threads = min(self._threads or _cores(), len(batches))
         if threads < 2:
             outputs = [self._forward(batch) for batch in batches]
