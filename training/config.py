@@ -79,7 +79,7 @@ class EncoderConfig(Common):
     clip: float = Field(gt=0, description="largest norm of the gradient")
     ema: float = Field(ge=0, lt=1, description="decay of the running average of the weights, kept as the model; 0: off")
     precision: Literal["auto", "float32", "bfloat16"] = Field(description="auto: bfloat16 where the hardware has it")
-    compile: bool = Field(  # not in every run that is to be read
+    compile: bool = Field(
         default=False,
         description="torch.compile: a minute at the start, faster steps after; for long trainings",
     )

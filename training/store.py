@@ -43,10 +43,10 @@ def client() -> Any:
         database.parent.mkdir(parents=True, exist_ok=True)
         if not database.exists():
             say("creating MLflow's database (about 12 seconds, once) …")
-    for name in ("alembic", "mlflow", "urllib3"):  # what goes wrong is said once, by whoever asked
-        logging.getLogger(name).setLevel(logging.ERROR)
     from mlflow import MlflowClient
 
+    for name in ("alembic", "mlflow", "urllib3"):  # what goes wrong is said once, by whoever asked
+        logging.getLogger(name).setLevel(logging.ERROR)
     if not uri().startswith("http"):
         from mlflow.store.db import utils
 
