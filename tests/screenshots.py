@@ -70,7 +70,7 @@ def opened(size: dict[str, int] = SIZE) -> Iterator[Any]:
 
 
 def logged(folders: Sequence[Path], place: Path) -> None:
-    """Logs copies of finished runs, and their comparison, into a store in `place`."""
+    """Logs copies of finished runs, and of several their comparison, into a store in `place`."""
     from training import compare, nested, store
 
     store.STORE = place
@@ -83,7 +83,8 @@ def logged(folders: Sequence[Path], place: Path) -> None:
             write_json(file, {**json.loads(file.read_text(encoding="utf-8")), "mlflow_run_id": None})
         nested.log(copy)
         copies.append(str(copy))
-    compare.command(copies, everything=False, split="test", out=None, as_json=False, track=True)
+    if len(copies) > 1:
+        compare.command(copies, everything=False, split="test", out=None, as_json=False, track=True)
 
 
 def take(links: dict[str, str], into: Path) -> None:
