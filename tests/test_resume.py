@@ -38,6 +38,7 @@ PROCESSES.set_forkserver_preload(
 def _train(file: Path, folder: Path, printed: Path, every: float, die_at: int) -> None:
     """In a process of its own: saves every so many seconds; is killed at its `die_at`-th flushed or replaced file."""
     checkpoint.EVERY, checkpoint.SHARE = every, math.inf
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # where the tests run in the background it is ignored
     steps = itertools.count(1)
 
     def deadly(step: Callable[..., None]) -> Callable[..., None]:
