@@ -117,3 +117,18 @@ def test_the_parts_weigh_as_the_batch_does(texts: int, monkeypatch: pytest.Monke
     mean = sum(weight * losses[mine].mean() for mine, weight in parts) / 3
     assert mean.item() == pytest.approx(losses.mean().item())
     assert sorted(place for mine, weight in parts if weight for place in mine) == places
+
+
+@pytest.mark.parametrize("count", ["1", "2"])
+def test_one_of_several_processes_leaves_with_its_status_and_all_that_it_said(count: str) -> None:
+    code = """
+import atexit
+from training import ranks
+
+atexit.register(print, "bye")
+print("done", end="")
+ranks.leave(3)
+"""
+    environment = {**os.environ, "WORLD_SIZE": count}
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (3, "donebye\n" if count == "1" else "done")

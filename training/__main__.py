@@ -278,4 +278,6 @@ def _ui(parsed: argparse.Namespace) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    from training import ranks
+
+    ranks.leave(main())
