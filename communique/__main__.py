@@ -197,10 +197,11 @@ def _opened(target: str, form: str) -> AbstractContextManager[TextIO]:
 
 def _classify(parsed: argparse.Namespace) -> int:
     from communique.classifier import load
+    from communique.documents import decoded
     from communique.render import json_lines
 
     classifier = load(parsed.model, min_confidence=parsed.min_confidence)
-    statement = classifier(_argument(parsed.text))
+    statement = classifier(decoded(" ".join(parsed.text)))
     if parsed.json:
         sys.stdout.write(json_lines([statement]))
     else:
@@ -214,9 +215,10 @@ def _classify(parsed: argparse.Namespace) -> int:
 def _explain(parsed: argparse.Namespace) -> int:
     from communique import render
     from communique.classifier import load
+    from communique.documents import decoded
 
     classifier = load(parsed.model, min_confidence=parsed.min_confidence)
-    explanation = classifier.explain(_argument(parsed.text))
+    explanation = classifier.explain(decoded(" ".join(parsed.text)))
     if parsed.json:
         sys.stdout.write(render.explanation_json(explanation))
     else:
@@ -250,11 +252,6 @@ def _verify(parsed: argparse.Namespace) -> int:
     report = check(path)
     sys.stdout.write(f"{path}: {report}\n")
     return 0
-
-
-def _argument(words: Sequence[str]) -> str:
-    """The words of a command line as one text; bytes that are no UTF-8 become U+FFFD."""
-    return os.fsencode(" ".join(words)).decode("utf-8", "replace")
 
 
 def _width() -> int:

@@ -90,7 +90,12 @@ def explained(classifier: Classifier, document: Document, advance: Callable[[int
 
 def shown(name: str) -> str:
     """A file's name as text that can be written anywhere: what is not UTF-8, or would steer a terminal, is U+FFFD."""
-    return printable(" ".join(os.fsencode(name).decode("utf-8", "replace").splitlines()))
+    return printable(" ".join(decoded(name).splitlines()))
+
+
+def decoded(text: str) -> str:
+    """What the system gave, a name or an argument, as text: bytes that are no UTF-8 become U+FFFD."""
+    return os.fsencode(text).decode("utf-8", "replace")
 
 
 def printable(text: str) -> str:

@@ -125,7 +125,7 @@ def _log_seeds(folder: Path, record: Mapping[str, Any]) -> str:
         for child in children:
             client.set_tag(child, entry.PARENT, run_id)
             client.set_tag(child, "stage", "seed")
-        entry.log_metrics(client, run_id, json.loads((folder / "metrics.json").read_text(encoding="utf-8")))
+        entry.log_metrics(client, run_id, _read(folder / "metrics.json"))
         for name in ("metrics.json", run.SEEDS):
             client.log_artifact(run_id, str(folder / name))
         client.set_tag(run_id, "mlflow.note.content", _of_seeds(record, trained))

@@ -89,9 +89,10 @@ def quantise(
     names = [node.name for node in graph.matrices()]
     inputs = sorted({node.input[0] for node in graph.matrices()})
     graph.save(watched, also=inputs)
-    seen = _measured(replace(full, model=watched.read_bytes()), inputs, train.texts)
+    exact = Classifier(full)
+    seen = _measured(watched.read_bytes(), inputs, exact._tokenizer, train.texts)
     graph.save(whole)
-    expected = Classifier(full).predict_proba(validation.texts)
+    expected = exact.predict_proba(validation.texts)
     model, report = b"", dict[str, Any]()
     for recipe, pattern in RECIPES:
         kept = {name for name in names if pattern and re.search(pattern, name)}
@@ -106,10 +107,10 @@ def quantise(
     return model, report
 
 
-def _measured(watched: Bundle, names: list[str], texts: list[str]) -> dict[str, Seen]:
+def _measured(model: bytes, names: list[str], tokenizer: Any, texts: list[str]) -> dict[str, Seen]:
     """What each named tensor holds over at most MEASURED of the texts, spread evenly."""
-    encodings = Classifier(watched)._tokenizer.encode_batch_fast(texts[:: -(-len(texts) // MEASURED)])
-    session = onnxruntime.InferenceSession(watched.model, providers=["CPUExecutionProvider"])
+    encodings = tokenizer.encode_batch_fast(texts[:: -(-len(texts) // MEASURED)])
+    session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
     wanted = {node.name for node in session.get_inputs()}
     lows, highs, products, counts = ({name: np.zeros(1, np.float32) for name in names} for _ in range(4))
     # texts of one length together: padding is nothing that the model is asked about
