@@ -11,7 +11,7 @@ import pytest
 import communique
 from training import calibrate, config, corpus
 from training.errors import RunError
-from training.export import export, exporter
+from training.export import MODULES, export, exporter
 from training.train import restore, train
 
 
@@ -83,7 +83,7 @@ def test_a_bundle_that_other_code_made_is_made_anew(
     assert newer != before == json.loads(file.read_text())["run"]["exporter"]
     sources = tmp_path / "training"
     sources.mkdir()
-    for name in ("export.py", "graph.py", "quantise.py", "card.py"):
+    for name in MODULES:
         (sources / name).write_text("# the code of another day")
     monkeypatch.setattr("training.export.__file__", str(sources / "export.py"))
     assert exporter() != newer

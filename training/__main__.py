@@ -111,6 +111,9 @@ def _parser() -> argparse.ArgumentParser:
     export.add_argument(
         "--output", type=Path, default=Path("bundles/model"), metavar="DIR", help="default: %(default)s"
     )
+    export.add_argument(
+        "--whole", action="store_true", help="every text goes through all layers: slower, a little closer to fp32"
+    )
     export.add_argument("--log-model", action="store_true", help="keep the bundle in MLflow as well (about 200 MB)")
     export.set_defaults(run=_export)
 
@@ -236,7 +239,7 @@ def _export(parsed: argparse.Namespace) -> int:
     from training.export import export
 
     folder = run.find_one(parsed.target)
-    bundle = export(folder, parsed.output)
+    bundle = export(folder, parsed.output, early=not parsed.whole)
     if parsed.log_model:
         from training import tracking
 

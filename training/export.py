@@ -33,19 +33,33 @@ from training.train import restore
 
 PARITY = 1e-3  # of probabilities, torch against ONNX in float32
 GOLDEN = 12
+MODULES = (
+    "export.py",
+    "graph.py",
+    "tensors.py",
+    "heads.py",
+    "exits.py",
+    "quantise.py",
+    "card.py",
+)  # that make a bundle
 _INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 
 
-def export(folder: Path, output: Path) -> Path:
+def export(folder: Path, output: Path, *, early: bool = True) -> Path:
     """Writes the bundle of the finished run in `folder` to `output`, and re-reads it to prove it.
 
     A whole bundle that is there already is reused, if the same code made it from the same run.
+
+    Args:
+        folder: of the run.
+        output: where the bundle goes.
+        early: whether texts may leave the eight-bit model early, see `training.exits`.
 
     Raises:
         RunError: the run is not finished, its family cannot be exported, or the disk is full.
         BundleError: what was written does not answer as the trained model does.
     """
-    if _is_current(output, (run.finished(folder) or {}).get("key")):
+    if _is_current(output, (run.finished(folder) or {}).get("key"), early):
         say(f"{output}: exported already from this run; reused.")
         return output
     fitted, calibration, settings = restore(folder)
@@ -71,6 +85,7 @@ def export(folder: Path, output: Path) -> Path:
             "seed": settings.seed,
             "mlflow_run_id": record["mlflow_run_id"],
             "exporter": exporter(),
+            "early": early,
         },
         encoder=source_of(settings.encoder)[1],
         figures={name: value for name, value in figures.items() if name.startswith("test/")},
@@ -83,7 +98,7 @@ def export(folder: Path, output: Path) -> Path:
         gap = _check_parity(fitted, Classifier(full), data.validation.texts)
         shape = fitted.model.config
         heads, hidden = shape.num_attention_heads, shape.hidden_size
-        small, report = quantise(full, heads, hidden, data.train, data.validation, Path(scratch))
+        small, report = quantise(full, heads, hidden, data.train, data.validation, Path(scratch), early=early)
         files[bundle.MODELS["int8"]] = small
         if not report["accepted"]:
             warn(f"int8 is not the default of this bundle: {report['reason']}")
@@ -100,18 +115,17 @@ def export(folder: Path, output: Path) -> Path:
     return output
 
 
-def _is_current(output: Path, key: str | None) -> bool:
+def _is_current(output: Path, key: str | None, early: bool) -> bool:
     try:
         found = bundle.verify(output)
     except BundleError:
         return False
-    return found.version == key and found.run.get("exporter") == exporter()
+    return found.version == key and (found.run.get("exporter"), found.run.get("early")) == (exporter(), early)
 
 
 def exporter() -> str:
     """What makes a bundle out of a run, as eight digits: the code of these modules and the libraries they call."""
-    modules = ("export.py", "graph.py", "quantise.py", "card.py")
-    parts = [(Path(__file__).parent / name).read_bytes() for name in modules]
+    parts = [(Path(__file__).parent / name).read_bytes() for name in MODULES]
     parts += [f"{name} {metadata.version(name)}".encode() for name in ("onnx", "onnxruntime", "torch", "transformers")]
     return hashlib.sha256(b"\0".join(parts)).hexdigest()[:8]
 

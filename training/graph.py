@@ -24,6 +24,7 @@ Array = npt.NDArray[Any]
 Node = Any  # onnx.NodeProto; onnx's annotations are not followed
 
 MASK = "attention_mask"
+LOGITS = "logits"
 _LOW = -10_000.0  # added to the scores of padding; its exponential is zero
 _ROWWISE = {"LayerNormalization": 1, "Gelu": 1, "MatMul": 1, "Add": 2}  # how many of the inputs are rows of tokens
 
@@ -34,10 +35,14 @@ class Graph:
     Attributes:
         nodes: in any order; `save` sorts them and drops those that no output needs.
         constants: name to value.
+        layers: what each layer's attention reads, lowest first; empty where that is not known.
+        mask: what is added to the scores of attention (texts, 1, 1, tokens), once `fast` has made it.
     """
 
     def __init__(self, model: Any) -> None:
         self._model = model
+        self.layers: list[str] = []
+        self.mask = ""
         self.constants: dict[str, Array] = {one.name: numpy_helper.to_array(one) for one in model.graph.initializer}
         self.nodes: list[Node] = []
         for node in model.graph.node:
@@ -55,6 +60,15 @@ class Graph:
         """Tensor to the node that makes it."""
         return {name: node for node in self.nodes for name in node.output}
 
+    @property
+    def inputs(self) -> set[str]:
+        """Names of what the model is given."""
+        return {one.name for one in self._model.graph.input}
+
+    def needed(self, names: Iterable[str]) -> set[int]:
+        """The nodes that tensors depend on, by `id`."""
+        return {id(node) for node in self._ordered(names)}
+
     def users(self) -> dict[str, list[Node]]:
         """Tensor to the nodes that take it."""
         found = defaultdict(list)
@@ -70,9 +84,14 @@ class Graph:
 
     def add(self, kind: str, inputs: Iterable[str], output: str, domain: str = "", **attributes: Any) -> str:
         """Adds a node that is named as its output; returns that name."""
-        node = helper.make_node(kind, list(inputs), [output], name=output, domain=domain, **attributes)
-        self.nodes.append(node)
+        self.add_several(kind, inputs, [output], domain, **attributes)
         return output
+
+    def add_several(
+        self, kind: str, inputs: Iterable[str], outputs: list[str], domain: str = "", **attributes: Any
+    ) -> None:
+        """Adds a node with several outputs, named as the first."""
+        self.nodes.append(helper.make_node(kind, list(inputs), outputs, name=outputs[0], domain=domain, **attributes))
 
     def matrices(self) -> list[Node]:
         """The products with a constant matrix."""
@@ -132,6 +151,8 @@ def fast(source: Path, scratch: Path, heads: int, hidden: int) -> Graph:
     attentions = [node for node in graph.nodes if _is_known(graph, node)]
     if not attentions:
         return graph
+    makers = graph.makers()
+    graph.layers = [makers[node.input[0]].input[0] for node in attentions]
     for node in attentions:
         _own_bias(graph, node, hidden // heads)
     last = _first_token_alone(graph, attentions[-1])
@@ -228,7 +249,7 @@ def _plain_attention(graph: Graph, attentions: list[Node], heads: int, size: int
     seen = graph.add("Unsqueeze", [MASK, graph.constant("attention/axes", [1, 2])], "attention/seen")
     seen = graph.add("Cast", [seen], "attention/seen/float", to=onnx.TensorProto.FLOAT)
     unseen = graph.add("Sub", [graph.constant("attention/one", np.float32(1)), seen], "attention/unseen")
-    mask = graph.add("Mul", [unseen, graph.constant("attention/low", np.float32(_LOW))], "attention/mask")
+    graph.mask = graph.add("Mul", [unseen, graph.constant("attention/low", np.float32(_LOW))], "attention/mask")
     for node in attentions:
         graph.nodes.remove(node)
         name, turned = node.name, []
@@ -238,7 +259,7 @@ def _plain_attention(graph: Graph, attentions: list[Node], heads: int, size: int
             turned.append(graph.add("Transpose", [parted], f"{name}/{part}", perm=order))
         query, key, value = turned
         scores = graph.add("MatMul", [query, key], f"{name}/scores")
-        masked = graph.add("Add", [scores, mask], f"{name}/masked")
+        masked = graph.add("Add", [scores, graph.mask], f"{name}/masked")
         weights = graph.add("Softmax", [masked], f"{name}/weights", axis=-1)
         context = graph.add("MatMul", [weights, value], f"{name}/context")
         together = graph.add("Transpose", [context], f"{name}/together", perm=[0, 2, 1, 3])

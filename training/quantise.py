@@ -11,24 +11,26 @@ make good, as far as training texts let them (Frantar et al. 2022, "GPTQ"). The 
 
 from __future__ import annotations
 
+import copy
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
-import onnxruntime
 from sklearn.metrics import f1_score
 
 from communique.bundle import Bundle
 from communique.classifier import Classifier, Floats
+from training import exits
 from training import graph as graphs
-from training.console import say
+from training.console import say, warn
 from training.corpus import Split
-from training.graph import Array, Graph
+from training.exits import Exit
+from training.graph import LOGITS, Array, Graph
+from training.tensors import held
 
 MAX_FLIPS = 0.005  # share of decisions that eight bits may change on validation
 MAX_F1_DROP = 0.003
@@ -68,7 +70,7 @@ class Seen:
 
 
 def quantise(
-    full: Bundle, heads: int, hidden: int, train: Split, validation: Split, scratch: Path
+    full: Bundle, heads: int, hidden: int, train: Split, validation: Split, scratch: Path, *, early: bool = True
 ) -> tuple[bytes, dict[str, Any]]:
     """Tries the recipes in order and takes the first that keeps the answers.
 
@@ -78,46 +80,73 @@ def quantise(
         train: texts to measure the activations on.
         validation: texts and truth to judge by.
         scratch: a folder for intermediate files.
+        early: whether texts may leave the graph early, see `training.exits`.
 
     Returns:
         The model, and a report: recipe, accepted, reason (why not), flips (share of changed decisions),
-        macro_f1_drop, largest_change (of a probability), texts. Where no recipe is accepted, the last one's.
+        macro_f1_drop, largest_change (of a probability), texts, and leaving (where texts
+        leave early: share of the validation texts). Where no recipe is accepted, the last one's.
     """
-    plain, watched, whole, small = (scratch / f"{name}.onnx" for name in ("plain", "watched", "whole", "small"))
+    plain, watched, small = (scratch / f"{name}.onnx" for name in ("plain", "watched", "small"))
     plain.write_bytes(full.model)
     graph = graphs.fast(plain, scratch, heads, hidden)
+    exact = Classifier(full)
+    ways = list[Exit]()
+    if early and exits.provable(validation.truth.size):
+        ways = exits.grow(graph, exact._tokenizer, train.texts, full.manifest, watched)
     names = [node.name for node in graph.matrices()]
     inputs = sorted({node.input[0] for node in graph.matrices()})
     graph.save(watched, also=inputs)
-    exact = Classifier(full)
     seen = _measured(watched.read_bytes(), inputs, exact._tokenizer, train.texts)
-    graph.save(whole)
     expected = exact.predict_proba(validation.texts)
     model, report = b"", dict[str, Any]()
     for recipe, pattern in RECIPES:
         kept = {name for name in names if pattern and re.search(pattern, name)}
         if pattern and not kept and model:
             continue  # an architecture with other names: this recipe is the one before
-        _eight_bits(Graph.read(whole), seen, kept).save(small)
+        quantised = _eight_bits(copy.deepcopy(graph), seen, kept)
+        quantised.save(small)
         model = small.read_bytes()
         report = {"recipe": recipe, **_judged(expected, Classifier(replace(full, model=model)), validation)}
         say(f"  int8, {recipe}: {len(model) / 2**20:.1f} MiB, {report['flips']:.2%} of the decisions flip")
         if report["accepted"]:
-            break
+            opened = _leaving(quantised, ways, full, expected, validation, small)
+            return (opened[0], {"recipe": recipe, **opened[1]}) if opened else (model, report)
     return model, report
+
+
+def _leaving(
+    graph: Graph, ways: Sequence[Exit], full: Bundle, expected: Floats, validation: Split, path: Path
+) -> tuple[bytes, dict[str, Any]] | None:
+    """The eight-bit graph with its exits open, and its report; None where there are none, or they cost too much."""
+    if not ways:
+        return None
+    names = [LOGITS, *(way.logits for way in ways)]
+    graph.save(path, also=names[1:])
+    found = [np.empty((len(validation), expected.shape[1]), dtype=np.float32) for _ in names]
+    for places, tensors in held(path.read_bytes(), Classifier(full)._tokenizer, validation.texts, names):
+        for logits, tensor in zip(found, tensors, strict=True):
+            logits[places] = tensor
+    gates = exits.choose(ways, found[1:], found[0], full.manifest)
+    if not gates:
+        return None
+    left = exits.shares(gates, ways, found[1:], full.manifest)
+    exits.install(graph, gates, full.manifest)
+    graph.save(path)
+    judged = _judged(expected, Classifier(replace(full, model=path.read_bytes())), validation)
+    leaving = {f"after layer {gate.exit.layers}": round(share, 4) for gate, share in zip(gates, left, strict=True)}
+    after = ", ".join(f"{share:.0%} {where}" for where, share in leaving.items())
+    say(f"  leaving early: {after}; {judged['flips']:.2%} of the decisions flip")
+    if not judged["accepted"]:
+        warn(f"no text leaves early: {judged['reason']}")
+        return None
+    return path.read_bytes(), {**judged, "leaving": leaving}
 
 
 def _measured(model: bytes, names: list[str], tokenizer: Any, texts: list[str]) -> dict[str, Seen]:
     """What each named tensor holds over at most MEASURED of the texts, spread evenly."""
-    encodings = tokenizer.encode_batch_fast(texts[:: -(-len(texts) // MEASURED)])
-    session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
-    wanted = {node.name for node in session.get_inputs()}
     lows, highs, products, counts = ({name: np.zeros(1, np.float32) for name in names} for _ in range(4))
-    # texts of one length together: padding is nothing that the model is asked about
-    for length, group in groupby(sorted(encodings, key=len), key=len):
-        ids = np.array([encoding.ids for encoding in group], dtype=np.int64).reshape(-1, length)
-        feed = {"input_ids": ids, "attention_mask": np.ones_like(ids), "token_type_ids": np.zeros_like(ids)}
-        found = session.run(names, {name: value for name, value in feed.items() if name in wanted})
+    for _, found in held(model, tokenizer, texts[:: -(-len(texts) // MEASURED)], names):
         for name, value in zip(names, found, strict=True):
             rows = value.reshape(-1, value.shape[-1])
             lows[name] = np.minimum(lows[name], rows.min(axis=0))

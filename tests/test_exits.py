@@ -1,0 +1,172 @@
+"""Texts leave the graph early where a lower layer is sure of them, and only there."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import communique
+from communique import bundle
+from communique.bundle import Manifest
+from communique.classifier import Classifier
+from training import corpus, exits, graph, quantise
+from training.exits import Exit, Gate
+from training.export import export
+from training.graph import LOGITS, Graph
+from training.tensors import held
+
+HEADS, HIDDEN = 2, 32  # of the tiny encoder
+
+
+@pytest.fixture(scope="module")
+def texts(tiny_corpus: Path) -> list[str]:
+    data = corpus.load(tiny_corpus)
+    return [*data.test.texts, *data.validation.texts, "Oslo"]
+
+
+@pytest.fixture(scope="module")
+def full(exported: Path) -> bundle.Bundle:
+    return bundle.read(exported, "fp32")
+
+
+def _grown(full: bundle.Bundle, texts: list[str], scratch: Path) -> tuple[Graph, list[Exit]]:
+    (scratch / "plain.onnx").write_bytes(full.model)
+    grown = graph.fast(scratch / "plain.onnx", scratch, HEADS, HIDDEN)
+    return grown, exits.grow(grown, Classifier(full)._tokenizer, texts, full.manifest, scratch / "watched.onnx")
+
+
+def _answers(full: bundle.Bundle, grown: Graph, texts: list[str], names: list[str], scratch: Path) -> list[np.ndarray]:
+    grown.save(scratch / "read.onnx", also=names[1:])
+    found = [np.empty((len(texts), len(full.manifest.labels)), dtype=np.float32) for _ in names]
+    for places, tensors in held((scratch / "read.onnx").read_bytes(), Classifier(full)._tokenizer, texts, names):
+        for answers, tensor in zip(found, tensors, strict=True):
+            answers[places] = tensor
+    return found
+
+
+@pytest.mark.parametrize("task", ["multi_label", "single_label"])
+@pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
+def test_a_text_has_its_exits_answer_if_that_is_far_from_another_and_else_the_last_layers(
+    full: bundle.Bundle, texts: list[str], tmp_path: Path, task: str, share: float
+) -> None:
+    full = replace(full, manifest=replace(full.manifest, task=task))
+    grown, [way] = _grown(full, texts, tmp_path)
+    last, early = _answers(full, grown, texts, [LOGITS, way.logits], tmp_path)
+    assert np.abs(last - early).min(axis=1).max() > 1e-3, "answers that are alike would prove nothing"
+    distances = exits._distances(early, full.manifest)
+    distance = {0.0: np.inf, 0.5: float(np.median(distances)), 1.0: 0.0}[share]
+    leaves = distances >= np.float32(distance)
+    assert leaves.mean() == pytest.approx(share, abs=0.1)
+    gates = [Gate(way, distance)]
+    assert exits.shares(gates, [way], [early], full.manifest) == [leaves.mean()]
+    exits.install(grown, gates, full.manifest)
+    expected = np.where(leaves[:, None], early, last)
+    [found] = _answers(full, grown, texts, [LOGITS], tmp_path)
+    assert np.abs(found - expected).max() < 1e-5
+    together = Classifier(replace(full, model=(tmp_path / "read.onnx").read_bytes()))._logits(texts)
+    assert np.abs(together - expected).max() < 1e-5, "padding, and rows that are packed together"
+
+
+def test_two_gates_one_above_the_other(full: bundle.Bundle, texts: list[str], tmp_path: Path) -> None:
+    grown, [way] = _grown(full, texts, tmp_path)
+    # a second exit above the first, on the same tensor, with its answer turned around
+    weights = {part: grown.constants[f"exit/1/{part}/weights"] for part in ("queries", "inner", "inner_bias")}
+    weights |= {part: -grown.constants[f"exit/1/{part}/weights"] for part in ("outer", "outer_bias")}
+    other = Exit(2, exits._add_head(grown, "exit/2", grown.layers[1], weights, 1.0))
+    last, early = _answers(full, grown, texts, [LOGITS, way.logits], tmp_path)
+    distances = exits._distances(early, full.manifest)
+    bars = [float(np.quantile(distances, 0.7)), float(np.quantile(exits._distances(-early, full.manifest), 0.4))]
+    exits.install(grown, [Gate(way, bars[0]), Gate(other, bars[1])], full.manifest)
+    first = distances >= np.float32(bars[0])
+    second = ~first & (exits._distances(-early, full.manifest) >= np.float32(bars[1]))
+    assert first.any() and second.any() and (~first & ~second).any()
+    expected = np.select([first[:, None], second[:, None]], [early, -early], last)
+    [found] = _answers(full, grown, texts, [LOGITS], tmp_path)
+    assert np.abs(found - expected).max() < 1e-5
+
+
+def _manifest(full: bundle.Bundle, **changes: Any) -> Manifest:
+    return replace(full.manifest, temperature=2.0, **changes)
+
+
+def test_distances_let_as_many_decisions_change_as_are_allowed(full: bundle.Bundle) -> None:
+    numbers = np.random.default_rng(0)
+    last = numbers.normal(0, 3, (2000, 4)).astype(np.float32)
+    ways, answers = [Exit(2, "a"), Exit(3, "b")], [last + numbers.normal(0, 1, last.shape) for _ in range(2)]
+    manifest = _manifest(full, thresholds=(0.3, 0.5, 0.6, 0.4))
+    gates = exits.choose(ways, answers, last, manifest)
+    assert [gate.exit for gate in gates] == ways
+    there, changed = np.ones(len(last), dtype=bool), 0
+    bars = 2 * np.log(np.array(manifest.thresholds) / (1 - np.array(manifest.thresholds)))
+    for gate, found in zip(gates, answers, strict=True):
+        leaving = there & (np.abs(found - bars).min(axis=1) >= gate.distance)
+        at = ((found >= bars) != (last >= bars))[leaving].sum()
+        assert leaving.any() and at <= exits.FLIPS / 2 * last.size
+        there &= ~leaving
+        changed += at
+    assert changed >= exits.FLIPS * last.size - 2, "as far as it goes"
+    shares = exits.shares(gates, ways, answers, manifest)
+    assert sum(shares) == pytest.approx(1 - there.mean())
+
+
+def test_an_exit_that_knows_nothing_is_left_out(full: bundle.Bundle) -> None:
+    last = np.random.default_rng(0).normal(0, 3, (500, 4)).astype(np.float32)
+    ways = [Exit(2, "a"), Exit(3, "b")]
+    gates = exits.choose(ways, [-last, last], last, _manifest(full))
+    assert [gate.exit for gate in gates] == ways[1:]
+
+
+def test_exits_are_after_a_third_a_half_and_two_thirds(full: bundle.Bundle, tmp_path: Path) -> None:
+    (tmp_path / "plain.onnx").write_bytes(full.model)
+    grown = graph.fast(tmp_path / "plain.onnx", tmp_path, HEADS, HIDDEN)
+    assert exits.watched(grown) == {1: grown.layers[1]}
+    for count, expected in ((6, [2, 3, 4]), (12, [4, 6, 8]), (3, [1, 2]), (1, [])):
+        grown.layers = [grown.layers[-1]] * count
+        assert list(exits.watched(grown)) == expected
+
+
+def test_where_a_residual_goes_past_no_text_leaves(full: bundle.Bundle, tmp_path: Path) -> None:
+    (tmp_path / "plain.onnx").write_bytes(full.model)
+    grown = graph.fast(tmp_path / "plain.onnx", tmp_path, HEADS, HIDDEN)
+    before = grown.makers()[grown.layers[1]].input[0]
+    for node in grown.users()[grown.layers[1]]:
+        if node.op_type in ("Add", "Slice"):  # the latter for the first token alone
+            node.input[[*node.input].index(grown.layers[1])] = before
+    assert exits.watched(grown) == {}
+
+
+def test_few_texts_prove_nothing(full: bundle.Bundle) -> None:
+    assert exits.provable(1403 * 4) and not exits.provable(8 * 4)
+    assert "leaving" not in full.manifest.quantisation, "of the tiny corpus, with its eight texts"
+
+
+@pytest.fixture(scope="module")
+def leaving(tiny_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A bundle that texts leave early, however little its validation split proves."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(exits, "FLIPS", 0.02)
+        patch.setattr(quantise, "MAX_FLIPS", 1.0)
+        patch.setattr(quantise, "MAX_F1_DROP", 1.0)
+        yield export(tiny_run, tmp_path_factory.mktemp("leaving") / "bundle")
+
+
+def test_the_bundle_says_who_left_and_whole_lets_nobody(leaving: Path, tiny_run: Path, tmp_path: Path) -> None:
+    report = bundle.read(leaving).manifest.quantisation
+    assert report["accepted"] and 0 < report["leaving"]["after layer 1"] <= 1
+    assert "Compress" in {node.op_type for node in Graph.read(leaving / bundle.MODELS["int8"]).nodes}
+    shutil.copytree(leaving, whole := tmp_path / "bundle")
+    export(tiny_run, whole, early=False)
+    assert "leaving" not in bundle.read(whole).manifest.quantisation, "the bundle that was there is another one"
+    assert "Compress" not in {node.op_type for node in Graph.read(whole / bundle.MODELS["int8"]).nodes}
+
+
+def test_an_answer_does_not_hang_on_its_company(leaving: Path, texts: list[str]) -> None:
+    model = communique.load(leaving, precision="int8")
+    alone = np.concatenate([model.predict_proba([text]) for text in texts])
+    assert (alone == model.predict_proba(texts)).all()
