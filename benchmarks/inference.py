@@ -83,8 +83,9 @@ def main() -> None:
         reached, limit = products / statistics.median(batched["communique"]), statistics.median(possible)
         print(f"eight-bit products, 1e9 a second: {reached / 1e9:.0f} of {limit / 1e9:.0f}, {reached / limit:.0%}")
     if asked.wheel:
-        weight = asked.wheel.stat().st_size / 1e6
-        print(f"wheel {weight:.1f} MB, installed with all that it asks for {_installed(asked.wheel):.0f} MB")
+        whole, compiled = _installed(asked.wheel)
+        print(f"wheel {asked.wheel.stat().st_size / 1e6:.1f} MB, installed with all that it asks for {whole:.0f} MB, "
+              f"{compiled:.0f} of them bytecode that pip compiles and `pip --no-compile` and uv do not")  # fmt: skip
 
 
 def _seconds(call: Callable[[], object]) -> float:
@@ -165,13 +166,14 @@ def _multiplier(threads: int) -> Callable[[], float]:
     return measure
 
 
-def _installed(wheel: Path) -> float:
-    """Megabytes of an empty virtual environment once the wheel is in it, pip itself not counted."""
+def _installed(wheel: Path) -> tuple[float, float]:
+    """Megabytes of an empty virtual environment once the wheel is in it, pip itself not counted; of which bytecode."""
     with tempfile.TemporaryDirectory() as scratch:
         venv.create(scratch, with_pip=False)
         command = [sys.executable, "-m", "pip", "--python", f"{scratch}/bin/python", "install", "--quiet"]
         subprocess.run([*command, "-c", ROOT / "constraints.txt", wheel], check=True, stderr=subprocess.DEVNULL)
-        return sum(file.lstat().st_size for file in Path(scratch).rglob("*") if file.is_file()) / 1e6
+        sizes = {file: file.lstat().st_size / 1e6 for file in Path(scratch).rglob("*") if file.is_file()}
+        return sum(sizes.values()), sum(size for file, size in sizes.items() if file.suffix == ".pyc")
 
 
 def _row(title: str, values: dict[str, float], ratio: float) -> None:

@@ -236,13 +236,17 @@ def _info(parsed: argparse.Namespace) -> int:
         f"labels      {', '.join(manifest.labels)} ({manifest.task})",
         f"thresholds  {', '.join(f'{value:.2f}' for value in manifest.thresholds)}",
         f"precision   {manifest.precision}",
-        *(f"{title:<12}" + ", ".join(f"{key} {value}" for key, value in facts.items() if value is not None)
+        *(f"{title:<12}" + ", ".join(f"{key} {_fact(value)}" for key, value in facts.items() if value is not None)
           for title, facts in (("corpus", manifest.corpus), ("run", manifest.run), ("encoder", manifest.encoder),
                                ("int8", manifest.quantisation)) if facts),
         *(f"{name:<28}{value:.4f}" for name, value in sorted(manifest.figures.items())),
     ]  # fmt: skip
     sys.stdout.write("".join(printable(" ".join(line.splitlines())) + "\n" for line in lines))
     return 0
+
+
+def _fact(value: object) -> str:
+    return ", ".join(f"{name} {one}" for name, one in value.items()) if isinstance(value, dict) else str(value)
 
 
 def _verify(parsed: argparse.Namespace) -> int:

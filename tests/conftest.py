@@ -178,6 +178,19 @@ def exported(tmp_path_factory: pytest.TempPathFactory, tiny_run: Path) -> Path:
     return export(tiny_run, tmp_path_factory.mktemp("bundles") / "tiny")
 
 
+@pytest.fixture(scope="session")
+def leaving(tmp_path_factory: pytest.TempPathFactory, tiny_run: Path) -> Path:
+    """A bundle whose eight-bit model texts leave early, however little its validation split proves."""
+    from training import exits, quantise
+    from training.export import export
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(exits, "FLIPS", 0.02)
+        patch.setattr(quantise, "MAX_FLIPS", 1.0)
+        patch.setattr(quantise, "MAX_F1_DROP", 1.0)
+        return export(tiny_run, tmp_path_factory.mktemp("leaving") / "bundle")
+
+
 @pytest.fixture
 def bundle_copy(tmp_path: Path, exported: Path) -> Path:
     return Path(shutil.copytree(exported, tmp_path / "bundle"))

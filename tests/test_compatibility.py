@@ -23,11 +23,16 @@ def texts(tiny_corpus: Path) -> list[str]:
     return corpus.load(tiny_corpus).test.texts
 
 
-@pytest.mark.parametrize("precision, tolerance", [("fp32", 1e-5), ("int8", 1e-3)])
-def test_plain_onnxruntime_reads_the_folder(exported: Path, texts: list[str], precision: str, tolerance: float) -> None:
+@pytest.mark.parametrize(
+    "bundle, precision, tolerance", [("exported", "fp32", 1e-5), ("exported", "int8", 1e-3), ("leaving", "int8", 1e-3)]
+)
+def test_plain_onnxruntime_reads_the_folder(
+    bundle: str, texts: list[str], precision: str, tolerance: float, request: pytest.FixtureRequest
+) -> None:
     import onnxruntime
     from transformers import AutoTokenizer
 
+    exported = request.getfixturevalue(bundle)
     file = {"fp32": "model.onnx", "int8": "model_quantized.onnx"}[precision]
     session = onnxruntime.InferenceSession(exported / "onnx" / file, providers=["CPUExecutionProvider"])
     tokenizer, ours = AutoTokenizer.from_pretrained(exported), communique.load(exported, precision=precision)

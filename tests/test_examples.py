@@ -307,6 +307,10 @@ def test_node_answers_as_the_runtime(node: Path, exported: Path, texts: list[str
     _same_in_node(node, exported, dtype, [*texts[:12], long, "naïve — 中文 “quoted” 🕊"])
 
 
+def test_node_lets_texts_leave_early_as_the_runtime_does(node: Path, leaving: Path, texts: list[str]) -> None:
+    _same_in_node(node, leaving, "q8", texts[:12])
+
+
 @pytest.mark.parametrize("dtype", ["fp32", "q8"])
 def test_node_answers_as_the_runtime_with_the_real_model(node: Path, dtype: str) -> None:
     if not (ROOT / "bundles" / "model").is_dir():

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ import communique
 from communique import bundle
 from communique.bundle import Manifest
 from communique.classifier import Classifier
-from training import corpus, exits, graph, quantise
+from training import corpus, exits, graph
 from training.exits import Exit, Gate
 from training.export import export
 from training.graph import LOGITS, Graph
@@ -144,16 +143,6 @@ def test_where_a_residual_goes_past_no_text_leaves(full: bundle.Bundle, tmp_path
 def test_few_texts_prove_nothing(full: bundle.Bundle) -> None:
     assert exits.provable(1403 * 4) and not exits.provable(8 * 4)
     assert "leaving" not in full.manifest.quantisation, "of the tiny corpus, with its eight texts"
-
-
-@pytest.fixture(scope="module")
-def leaving(tiny_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A bundle that texts leave early, however little its validation split proves."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(exits, "FLIPS", 0.02)
-        patch.setattr(quantise, "MAX_FLIPS", 1.0)
-        patch.setattr(quantise, "MAX_F1_DROP", 1.0)
-        yield export(tiny_run, tmp_path_factory.mktemp("leaving") / "bundle")
 
 
 def test_the_bundle_says_who_left_and_whole_lets_nobody(leaving: Path, tiny_run: Path, tmp_path: Path) -> None:
