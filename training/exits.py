@@ -71,13 +71,13 @@ def grow(graph: Graph, tokenizer: Any, texts: Sequence[str], manifest: Manifest,
         return exits
     names = [LOGITS, *places.values()]
     graph.save(path, also=places.values())
-    groups: dict[int, list[Taught]] = {layers: [] for layers in places}
+    batches: dict[int, list[Taught]] = {layers: [] for layers in places}
     for _, (logits, *tensors) in held(path.read_bytes(), tokenizer, texts[:: -(-len(texts) // TEXTS)], names):
         wanted = probabilities(logits, manifest.temperature, manifest.task).astype(np.float32)
         for layers, tensor in zip(places, tensors, strict=True):
-            groups[layers].append(Taught(tensor.astype(np.float16), wanted))
+            batches[layers].append(Taught(tensor.astype(np.float16), wanted))
     for layers, place in places.items():
-        weights = heads.fit(groups.pop(layers), manifest.task, f"leaving after layer {layers}")
+        weights = heads.fit(batches.pop(layers), manifest.task, f"leaving after layer {layers}")
         exits.append(Exit(layers, _add_head(graph, f"exit/{layers}", place, weights, manifest.temperature)))
     return exits
 

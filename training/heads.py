@@ -20,7 +20,6 @@ QUERIES = 8
 INNER = 128
 DROPOUT = 0.2
 EPOCHS = 8
-BATCH = 128
 RATE = 3e-3
 DECAY = 0.01
 
@@ -29,7 +28,7 @@ Floats = npt.NDArray[Any]
 
 @dataclass(frozen=True)
 class Taught:
-    """What a head is fitted to: texts of one length.
+    """A batch that heads are fitted to: texts of one length.
 
     Attributes:
         held: what the layer holds, float16 (texts, tokens, channels).
@@ -58,11 +57,11 @@ class Head(torch.nn.Module):  # type: ignore[misc]
         return logits
 
 
-def fit(groups: Sequence[Taught], task: str, title: str) -> Mapping[str, npt.NDArray[np.float32]]:
+def fit(batches: Sequence[Taught], task: str, title: str) -> Mapping[str, npt.NDArray[np.float32]]:
     """Fits a head, from the same start each time.
 
     Args:
-        groups: texts by length.
+        batches: one update each, in another order every epoch.
         task: one label a text, or any number.
         title: of the progress bar.
 
@@ -72,33 +71,24 @@ def fit(groups: Sequence[Taught], task: str, title: str) -> Mapping[str, npt.NDA
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        head = Head(groups[0].held.shape[-1], groups[0].probabilities.shape[-1])
+        head = Head(batches[0].held.shape[-1], batches[0].probabilities.shape[-1])
         optimizer = torch.optim.AdamW(head.parameters(), RATE, weight_decay=DECAY)
-        updates = EPOCHS * sum(-(-len(group.held) // BATCH) for group in groups)
+        updates = EPOCHS * len(batches)
         schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, RATE, total_steps=updates + 1)
+        largest = max(len(batch.held) for batch in batches)
         numbers = np.random.default_rng(0)
-        with tqdm(total=updates, desc=title, unit="step", delay=2, disable=None, leave=False) as bar:
-            for _ in range(EPOCHS):
-                for group, rows in _batches(groups, numbers):
-                    logits = head(torch.from_numpy(group.held[rows].astype(np.float32)))
-                    wanted = torch.from_numpy(group.probabilities[rows])
-                    (_loss(logits, wanted, task) / BATCH).backward()  # a short batch counts for less
-                    optimizer.step()
-                    schedule.step()
-                    optimizer.zero_grad(set_to_none=True)
-                    bar.update()
+        order = np.concatenate([numbers.permutation(len(batches)) for _ in range(EPOCHS)])
+        for place in tqdm(order, desc=title, unit="step", delay=2, disable=None, leave=False):
+            logits = head(torch.from_numpy(batches[place].held.astype(np.float32)))
+            wanted = torch.from_numpy(batches[place].probabilities)
+            (_loss(logits, wanted, task) / largest).backward()  # a short batch counts for less
+            optimizer.step()
+            schedule.step()
+            optimizer.zero_grad(set_to_none=True)
     weights = {name: value.detach().numpy() for name, value in head.named_parameters()}
     names = {"queries.weight": "queries", "inner.weight": "inner", "outer.weight": "outer"}
     turned = {short: np.ascontiguousarray(weights[name].T) for name, short in names.items()}
     return turned | {"inner_bias": weights["inner.bias"], "outer_bias": weights["outer.bias"]}
-
-
-def _batches(groups: Sequence[Taught], numbers: np.random.Generator) -> list[tuple[Taught, npt.NDArray[np.int64]]]:
-    batches = []
-    for group in groups:
-        order = numbers.permutation(len(group.held))
-        batches += [(group, order[start : start + BATCH]) for start in range(0, len(order), BATCH)]
-    return [batches[place] for place in numbers.permutation(len(batches))]
 
 
 def _loss(logits: torch.Tensor, wanted: torch.Tensor, task: str) -> torch.Tensor:
