@@ -45,7 +45,8 @@ class Manifest:
         thresholds: a label is given where its probability reaches its threshold; multi-label only.
         max_length: tokens a window, special tokens included.
         precision: the model file that `load` takes by default, a key of `MODELS`.
-        quantisation: what int8 changed on validation: flips, macro-F1, largest probability change.
+        quantisation: what int8 changed on validation: flips, macro-F1, largest probability change; `leaving`: the
+            share of the texts that leave the model after one of its lower layers.
         corpus: name, version and sha256 of the statements that it was trained on.
         run: config and tracker run that it came from.
         encoder: name, sha256 and licence of the pretrained weights.

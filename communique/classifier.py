@@ -62,7 +62,8 @@ class Classifier:
 
     Attributes:
         classes_: label names, in the order of the columns of `predict_proba`.
-        thresholds: float array, one a label; assign to change the decision (multi-label only).
+        thresholds: float array, one a label; assign to change the decision (multi-label only). Where texts leave the
+            model early, they do so far from the thresholds of the bundle: for others see `precision` of `load`.
         min_confidence: statements below it are marked unsure; assign to change it.
         manifest: what the bundle says of itself.
     """
@@ -273,7 +274,8 @@ def load(
     Args:
         path: a bundle's folder; None for the model that came with the package.
         threads: processor threads, each with a batch of its own; None for as many as there are cores.
-        precision: "int8" (small and fast) or "fp32"; None for what the bundle recommends.
+        precision: "int8" (small and fast; texts may leave early, see the bundle's `quantisation`) or "fp32" (every
+            text through every layer); None for what the bundle recommends.
         min_confidence: 0 to 1; statements whose `confidence` is below it are marked `unsure`.
 
     Raises:

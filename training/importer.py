@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 from sklearn.model_selection import StratifiedGroupKFold, StratifiedShuffleSplit
 
-from communique.bundle import MAX_NAME, is_name, write_sums
+from communique.bundle import MAX_LABELS, MAX_NAME, is_name, write_sums
 from training.console import say
 from training.corpus import SPLITS, load
 from training.errors import CorpusError
@@ -166,8 +166,8 @@ def _labels(rows: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[str]:
         for row in split
         for label in (row["intents"] if isinstance(row["intents"], list) else [row["intents"]])
     }
-    if not 1 < len(found) <= 1000:
-        raise CorpusError(f"expected 2 to 1000 labels, found {len(found)}; is it the right column?")
+    if not 1 < len(found) <= MAX_LABELS:
+        raise CorpusError(f"expected 2 to {MAX_LABELS} labels, found {len(found)}; is it the right column?")
     if strange := sorted(label for label in found if not is_name(label)):
         raise CorpusError(
             f"expected labels to be printable texts of 1 to {MAX_NAME} characters, found {strange[0]!r:.100}; "

@@ -44,7 +44,7 @@ def draw_corpus(target: Path, data: Corpus, realism: Mapping[str, Any] | None = 
     Args:
         target: a folder that is there.
         data: the corpus.
-        realism: `training.probe.Realism` as a dict; None removes an older figure of it.
+        realism: `training.realism.Realism` as a dict; None removes an older figure of it.
     """
     _lengths(data, target / "lengths.png")
     _labels(data, target / "labels.png")

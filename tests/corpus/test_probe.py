@@ -10,9 +10,12 @@ import numpy as np
 import pytest
 from conftest import LABELS, write_corpus
 
-from training import corpus, probe
+from training import corpus, probe, realism
+from training import outside as outside_texts
 from training.__main__ import main
 from training.errors import CorpusError
+from training.giveaways import giveaways
+from training.noise import noise
 
 
 @pytest.fixture
@@ -54,7 +57,7 @@ class TestNoise:
         assert rows[61]["intents"] == ["proposal"]
         rows[61]["intents"] = ["reaction"]
         _write(folder / "train.jsonl", rows)
-        found = probe.noise(corpus.load(folder))
+        found = noise(corpus.load(folder))
         assert found[0].id == rows[61]["id"] and found[0].split == "train" and found[0].text == rows[61]["text"]
         assert found[0].given == ("reaction",) and found[0].suggested == ("proposal",)
         assert 0 <= found[0].score < 0.5 and [one.score for one in found] == sorted(one.score for one in found)
@@ -65,7 +68,7 @@ class TestNoise:
         assert rows[3]["intents"] == ["rejection"]
         rows[3]["intents"] = ["none"]
         _write(folder / "test.jsonl", rows)
-        found = probe.noise(corpus.load(folder))
+        found = noise(corpus.load(folder))
         assert (found[0].id, found[0].given, found[0].suggested) == (rows[3]["id"], ("none",), ("rejection",))
 
     @pytest.mark.parametrize("count", [1, 2, 3])
@@ -77,7 +80,7 @@ class TestNoise:
                 for row, label in zip(rows, LABELS[1:count], strict=False):
                     row["intents"] = ["proposal", label]
             _write(file, rows)
-        assert all("reaction" not in one.suggested for one in probe.noise(corpus.load(folder)))
+        assert all("reaction" not in one.suggested for one in noise(corpus.load(folder)))
 
     def test_one_label(self, folder: Path) -> None:
         for split in corpus.SPLITS:
@@ -86,18 +89,18 @@ class TestNoise:
         rows = _read(folder / "train.jsonl")
         rows[100]["intents"] = [] if rows[100]["intents"] else ["reaction"]
         _write(folder / "train.jsonl", rows)
-        found = probe.noise(corpus.load(folder))
+        found = noise(corpus.load(folder))
         assert found[0].id == rows[100]["id"] and found[0].suggested != found[0].given == tuple(rows[100]["intents"])
 
     def test_the_same_twice(self, folder: Path) -> None:
         data = corpus.load(folder)
-        assert probe.noise(data, seed=3) == probe.noise(data, seed=3)
+        assert noise(data, seed=3) == noise(data, seed=3)
 
 
 class TestGiveaways:
     def test_a_planted_word_is_found(self, folder: Path) -> None:
         _planted(folder, "Gravely", "rejection")
-        found = {one.word: one for one in probe.giveaways(corpus.load(folder), None)}
+        found = {one.word: one for one in giveaways(corpus.load(folder), None)}
         one = found["gravely"]
         assert (one.label, one.texts, one.share) == ("rejection", 40, 1.0)
         assert (one.outside_texts, one.outside_share, one.fault) == (None, None, False)
@@ -115,18 +118,18 @@ class TestGiveaways:
             {"text": f"He spoke gravely, time {i}.", "intents": ["rejection"] * (i < rejections)} for i in range(seen)
         ]
         rows.append({"text": "A dry day.", "intents": []})
-        _, outside = probe.read_outside(_write(tmp_path / "life.jsonl", rows), LABELS)
+        _, outside = outside_texts.read(_write(tmp_path / "life.jsonl", rows), LABELS)
         data = corpus.load(folder)
-        [one] = [one for one in probe.giveaways(data, outside) if one.word == "gravely"]
+        [one] = [one for one in giveaways(data, outside) if one.word == "gravely"]
         assert (one.outside_texts, one.outside_share, one.fault) == (texts, share, fault)
 
     def test_bounds(self, folder: Path) -> None:
         _planted(folder, "gravely", "rejection")
         data = corpus.load(folder)
-        assert "gravely" not in {one.word for one in probe.giveaways(data, None, minimum=41)}
-        assert "gravely" in {one.word for one in probe.giveaways(data, None, minimum=40)}
+        assert "gravely" not in {one.word for one in giveaways(data, None, minimum=41)}
+        assert "gravely" in {one.word for one in giveaways(data, None, minimum=40)}
         # every word of a corpus with one label would "give it away"
-        assert not [one for one in probe.giveaways(data, None, share=0.1) if one.label == "reaction"]
+        assert not [one for one in giveaways(data, None, share=0.1) if one.label == "reaction"]
 
 
 def test_reach_is_the_baselines(folder: Path) -> None:
@@ -144,15 +147,15 @@ class TestRealism:
             file = folder / f"{split}.jsonl"
             _write(file, [{**row, "text": texts.pop()} for row in _read(file)])
         assert len(texts) == 336
-        assert 0.42 < probe.realism(corpus.load(folder), texts).auc < 0.58
+        assert 0.42 < realism.realism(corpus.load(folder), texts).auc < 0.58
 
     def test_other_texts_can(self, folder: Path) -> None:
         outside = [f"Honestly, my cat number {i} has eaten {i % 7} of your socks" for i in range(90)]
-        found = probe.realism(corpus.load(folder), outside)
+        found = realism.realism(corpus.load(folder), outside)
         assert found.auc > 0.99 and found.texts == 90 and found.kinds == {}
         assert {"minister", "said"} <= {one.word for one in found.corpus}
         assert {"cat", "socks"} <= {one.word for one in found.outside}
-        assert len(found.corpus) <= probe.BETRAYERS and found.corpus[0].weight > 0 > found.outside[0].weight
+        assert len(found.corpus) <= realism.BETRAYERS and found.corpus[0].weight > 0 > found.outside[0].weight
         cat = next(one for one in found.outside if one.word == "cat")
         assert (cat.corpus, cat.outside) == (0, 1)
 
@@ -165,12 +168,12 @@ class TestRealism:
         rows[0]["kind"] = "rare"
         _write(folder / "train.jsonl", rows)
         outside = [f"Honestly, my cat number {i} has eaten {i % 7} of your socks" for i in range(400, 700)]
-        kinds = probe.realism(corpus.load(folder), outside).kinds
+        kinds = realism.realism(corpus.load(folder), outside).kinds
         assert set(kinds) == {"wild", "tame"} and kinds["tame"] > 0.95 and kinds["wild"] < kinds["tame"] - 0.2
 
     def test_too_little(self, folder: Path) -> None:
         with pytest.raises(CorpusError, match="at least 5 different outside texts, found 1"):
-            probe.realism(corpus.load(folder), ["The same."] * 9)
+            realism.realism(corpus.load(folder), ["The same."] * 9)
 
 
 @pytest.mark.parametrize(
@@ -194,7 +197,7 @@ def test_a_bad_outside_file_is_refused(
     if content is not None:
         file.write_bytes(content)
     with pytest.raises(CorpusError, match=message):
-        probe.read_outside(file, LABELS)
+        outside_texts.read(file, LABELS)
     assert main(["corpus", str(folder), "--against", str(file)]) == 2
     assert "Traceback" not in capsys.readouterr().err
 
