@@ -201,12 +201,12 @@ class Classifier:
         return np.concatenate([np.empty((0, len(self.classes_)), dtype=np.float32), *outputs])
 
     def _forward(self, batch: Sequence[Any]) -> Floats:
-        width = max(len(window.ids) for window in batch)
-        ids = np.zeros((len(batch), width), dtype=np.int64)
+        rows = [window.ids for window in batch]  # a new list each time that it is asked for
+        ids = np.zeros((len(rows), max(map(len, rows))), dtype=np.int64)
         mask = np.zeros_like(ids)
-        for row, window in enumerate(batch):
-            ids[row, : len(window.ids)] = window.ids
-            mask[row, : len(window.ids)] = 1
+        for number, row in enumerate(rows):
+            ids[number, : len(row)] = row
+            mask[number, : len(row)] = 1
         feed = {"input_ids": ids, "attention_mask": mask, "token_type_ids": np.zeros_like(ids)}
         try:
             (logits,) = self._session.run(["logits"], {k: v for k, v in feed.items() if k in self._inputs})
