@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 
 import communique
-from communique import bundle
+from communique import bundle, golden
 from communique.bundle import Manifest
 from communique.classifier import Classifier
 from training import corpus, exits, graph
 from training.exits import Exit, Gate
-from training.export import export
+from training.export import _golden_texts, _steady, export
 from training.graph import LOGITS, Graph
 from training.tensors import held
 
@@ -159,3 +159,17 @@ def test_an_answer_does_not_hang_on_its_company(leaving: Path, texts: list[str])
     model = communique.load(leaving, precision="int8")
     alone = np.concatenate([model.predict_proba([text]) for text in texts])
     assert (alone == model.predict_proba(texts)).all()
+
+
+def test_golden_texts_are_answered_alike_wherever_they_leave(
+    leaving: Path, tiny_corpus: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    validation = corpus.load(tiny_corpus).validation
+    full, small = (communique.load(leaving, precision=name) for name in ("fp32", "int8"))
+    gaps = np.abs(full.predict_proba(validation.texts) - small.predict_proba(validation.texts)).max(axis=1)
+    monkeypatch.setitem(golden.TOLERANCE, "int8", 2 * float(np.median(gaps)))
+    steady = _steady(small, full, validation.texts)
+    assert (steady == (gaps <= np.median(gaps))).all() and 12 <= steady.sum() < len(steady)
+    chosen = _golden_texts(validation, steady)
+    assert len(chosen) == 12 and {validation.texts.index(text) for text in chosen} <= {*np.flatnonzero(steady)}
+    assert len(_golden_texts(validation, np.zeros_like(steady))) == 12, "where few are, any will do"
