@@ -34,15 +34,8 @@ from training.train import restore
 
 PARITY = 1e-3  # of probabilities, torch against ONNX in float32
 GOLDEN = 12
-MODULES = (
-    "export.py",
-    "graph.py",
-    "tensors.py",
-    "heads.py",
-    "exits.py",
-    "quantise.py",
-    "card.py",
-)  # that make a bundle
+# the modules that make a bundle
+MODULES = ("export.py", "graph.py", "tensors.py", "heads.py", "exits.py", "quantise.py", "card.py")
 _INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 
 
