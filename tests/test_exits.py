@@ -18,7 +18,7 @@ from training import corpus, exits, graph
 from training.exits import Exit, Gate
 from training.export import _golden_texts, _steady, export
 from training.graph import LOGITS, Graph
-from training.tensors import held
+from training.tensors import rows
 
 HEADS, HIDDEN = 2, 32  # of the tiny encoder
 
@@ -42,11 +42,7 @@ def _grown(full: bundle.Bundle, texts: list[str], scratch: Path) -> tuple[Graph,
 
 def _answers(full: bundle.Bundle, grown: Graph, texts: list[str], names: list[str], scratch: Path) -> list[np.ndarray]:
     grown.save(scratch / "read.onnx", also=names[1:])
-    found = [np.empty((len(texts), len(full.manifest.labels)), dtype=np.float32) for _ in names]
-    for places, tensors in held((scratch / "read.onnx").read_bytes(), Classifier(full)._tokenizer, texts, names):
-        for answers, tensor in zip(found, tensors, strict=True):
-            answers[places] = tensor
-    return found
+    return rows((scratch / "read.onnx").read_bytes(), Classifier(full)._tokenizer, texts, names)
 
 
 @pytest.mark.parametrize("task", ["multi_label", "single_label"])
@@ -62,9 +58,7 @@ def test_a_text_has_its_exits_answer_if_that_is_far_from_another_and_else_the_la
     distance = {0.0: np.inf, 0.5: float(np.median(distances)), 1.0: 0.0}[share]
     leaves = distances >= np.float32(distance)
     assert leaves.mean() == pytest.approx(share, abs=0.1)
-    gates = [Gate(way, distance)]
-    assert exits.shares(gates, [way], [early], full.manifest) == [leaves.mean()]
-    exits.install(grown, gates, full.manifest)
+    exits.install(grown, [Gate(way, distance, share)], full.manifest)
     expected = np.where(leaves[:, None], early, last)
     [found] = _answers(full, grown, texts, [LOGITS], tmp_path)
     assert np.abs(found - expected).max() < 1e-5
@@ -81,7 +75,7 @@ def test_two_gates_one_above_the_other(full: bundle.Bundle, texts: list[str], tm
     last, early = _answers(full, grown, texts, [LOGITS, way.logits], tmp_path)
     distances = exits._distances(early, full.manifest)
     bars = [float(np.quantile(distances, 0.7)), float(np.quantile(exits._distances(-early, full.manifest), 0.4))]
-    exits.install(grown, [Gate(way, bars[0]), Gate(other, bars[1])], full.manifest)
+    exits.install(grown, [Gate(way, bars[0], 0.3), Gate(other, bars[1], 0.4)], full.manifest)
     first = distances >= np.float32(bars[0])
     second = ~first & (exits._distances(-early, full.manifest) >= np.float32(bars[1]))
     assert first.any() and second.any() and (~first & ~second).any()
@@ -102,16 +96,16 @@ def test_distances_let_as_many_decisions_change_as_are_allowed(full: bundle.Bund
     gates = exits.choose(ways, answers, last, manifest)
     assert [gate.exit for gate in gates] == ways
     there, changed = np.ones(len(last), dtype=bool), 0
-    bars = 2 * np.log(np.array(manifest.thresholds) / (1 - np.array(manifest.thresholds)))
+    bars = (2 * np.log(np.array(manifest.thresholds) / (1 - np.array(manifest.thresholds)))).astype(np.float32)
     for gate, found in zip(gates, answers, strict=True):
         leaving = there & (np.abs(found - bars).min(axis=1) >= gate.distance)
         at = ((found >= bars) != (last >= bars))[leaving].sum()
+        assert gate.share == leaving.mean()
         assert leaving.any() and at <= exits.FLIPS / 2 * last.size
         there &= ~leaving
         changed += at
     assert changed >= exits.FLIPS * last.size - 2, "as far as it goes"
-    shares = exits.shares(gates, ways, answers, manifest)
-    assert sum(shares) == pytest.approx(1 - there.mean())
+    assert sum(gate.share for gate in gates) == pytest.approx(1 - there.mean())
 
 
 def test_an_exit_that_knows_nothing_is_left_out(full: bundle.Bundle) -> None:
@@ -168,7 +162,7 @@ def test_golden_texts_are_answered_alike_wherever_they_leave(
     full, small = (communique.load(leaving, precision=name) for name in ("fp32", "int8"))
     gaps = np.abs(full.predict_proba(validation.texts) - small.predict_proba(validation.texts)).max(axis=1)
     monkeypatch.setitem(golden.TOLERANCE, "int8", 2 * float(np.median(gaps)))
-    steady = _steady(small, full, validation.texts)
+    steady = _steady(small, full.predict_proba(validation.texts), validation.texts)
     assert (steady == (gaps <= np.median(gaps))).all() and 12 <= steady.sum() < len(steady)
     chosen = _golden_texts(validation, steady)
     assert len(chosen) == 12 and {validation.texts.index(text) for text in chosen} <= {*np.flatnonzero(steady)}

@@ -22,7 +22,7 @@ from training import heads
 from training.calibrate import probabilities
 from training.graph import LOGITS, Graph
 from training.heads import Taught
-from training.tensors import held
+from training.tensors import held, spread
 
 FLIPS = 0.002  # share of decisions on validation that leaving early may change
 TEXTS = 16_000  # at most, to teach the heads: a third of a gigabyte a head, in statements of thirty tokens
@@ -46,10 +46,17 @@ class Exit:
 
 @dataclass(frozen=True)
 class Gate:
-    """An exit with the distance from every threshold, in logits, from which on a text takes it."""
+    """An exit that is open.
+
+    Attributes:
+        exit: which one.
+        distance: from every threshold, in logits, from which on a text takes it.
+        share: of the validation texts that take it.
+    """
 
     exit: Exit
     distance: float
+    share: float
 
 
 def grow(graph: Graph, tokenizer: Any, texts: Sequence[str], manifest: Manifest, path: Path) -> list[Exit]:
@@ -72,7 +79,7 @@ def grow(graph: Graph, tokenizer: Any, texts: Sequence[str], manifest: Manifest,
     names = [LOGITS, *places.values()]
     graph.save(path, also=places.values())
     batches: dict[int, list[Taught]] = {layers: [] for layers in places}
-    for _, (logits, *tensors) in held(path.read_bytes(), tokenizer, texts[:: -(-len(texts) // TEXTS)], names):
+    for _, (logits, *tensors) in held(path.read_bytes(), tokenizer, spread(texts, TEXTS), names):
         wanted = probabilities(logits, manifest.temperature, manifest.task).astype(np.float32)
         for layers, tensor in zip(places, tensors, strict=True):
             batches[layers].append(Taught(tensor.astype(np.float16), wanted))
@@ -114,19 +121,11 @@ def choose(exits: Sequence[Exit], answers: Sequence[Floats], last: Floats, manif
         changed = (_decided(logits[rows], manifest) != decided[rows]).sum(axis=1)[order].cumsum()
         leaving = int(np.searchsorted(changed, allowed, side="right"))
         if leaving:
-            gates.append(Gate(way, float(distances[order[leaving - 1]])))
-            there[rows[order[:leaving]]] = False
+            distance = distances[order[leaving - 1]]
+            taken = distances >= distance
+            gates.append(Gate(way, float(distance), float(taken.sum() / len(last))))
+            there[rows[taken]] = False
     return gates
-
-
-def shares(gates: Sequence[Gate], exits: Sequence[Exit], answers: Sequence[Floats], manifest: Manifest) -> list[float]:
-    """The share of the texts that leaves at each gate."""
-    there, found, logits = np.ones(len(answers[0]), dtype=np.bool_), [], dict(zip(exits, answers, strict=True))
-    for gate in gates:
-        leaving = there & (_distances(logits[gate.exit], manifest) >= np.float32(gate.distance))
-        found.append(float(leaving.mean()))
-        there &= ~leaving
-    return found
 
 
 def install(graph: Graph, gates: Sequence[Gate], manifest: Manifest) -> None:

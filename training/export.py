@@ -16,7 +16,7 @@ import torch
 
 from communique import bundle, golden
 from communique.bundle import Manifest
-from communique.classifier import Classifier
+from communique.classifier import Classifier, Floats
 from communique.errors import BundleError
 from training import corpus as corpora
 from training import run
@@ -88,18 +88,21 @@ def export(folder: Path, output: Path, *, early: bool = True) -> Path:
         files = _files(fitted, Path(scratch))
         trial = bundle.write(Path(scratch) / "trial", base, files)
         say("checking ONNX against the trained model on validation …")
-        full = bundle.read(trial, "fp32")
-        gap = _check_parity(fitted, Classifier(full), data.validation.texts)
+        exact = Classifier(bundle.read(trial, "fp32"))
+        gap = _check_parity(fitted, exact, data.validation.texts)
         shape = fitted.model.config
         heads, hidden = shape.num_attention_heads, shape.hidden_size
-        small, report = quantise(full, heads, hidden, data.train, data.validation, Path(scratch), early=early)
+        expected = exact.predict_proba(data.validation.texts)
+        small, report = quantise(
+            exact, expected, heads, hidden, data.train, data.validation, Path(scratch), early=early
+        )
         files[bundle.MODELS["int8"]] = small
         if not report["accepted"]:
             warn(f"int8 is not the default of this bundle: {report['reason']}")
         precision = "int8" if report["accepted"] else "fp32"
         manifest = replace(base, precision=precision, quantisation={**report, "fp32_gap": round(gap, 7)})
         answers = Classifier(bundle.read(bundle.write(trial, manifest, files)))
-        texts = _golden_texts(data.validation, _steady(answers, Classifier(full), data.validation.texts))
+        texts = _golden_texts(data.validation, _steady(answers, expected, data.validation.texts))
         pairs = zip(texts, answers.predict_proba(texts), strict=True)
         proofs = tuple({"text": text, "probabilities": [round(float(p), 6) for p in row]} for text, row in pairs)
         manifest = replace(manifest, golden=proofs)
@@ -162,9 +165,9 @@ def _check_parity(fitted: Encoder, exported: Classifier, texts: list[str]) -> fl
     return gap
 
 
-def _steady(answers: Classifier, full: Classifier, texts: list[str]) -> npt.NDArray[np.bool_]:
+def _steady(answers: Classifier, expected: Floats, texts: list[str]) -> npt.NDArray[np.bool_]:
     """Whether the full model answers a text alike: another processor's arithmetic may let it leave elsewhere."""
-    difference = np.abs(answers.predict_proba(texts) - full.predict_proba(texts)).max(axis=1)
+    difference = np.abs(answers.predict_proba(texts) - expected).max(axis=1)
     return np.asarray(difference <= golden.TOLERANCE[answers.manifest.precision] / 2)
 
 

@@ -22,7 +22,6 @@ import numpy as np
 import onnx
 from sklearn.metrics import f1_score
 
-from communique.bundle import Bundle
 from communique.classifier import Classifier, Floats
 from training import exits
 from training import graph as graphs
@@ -30,7 +29,7 @@ from training.console import say, warn
 from training.corpus import Split
 from training.exits import Exit
 from training.graph import LOGITS, Array, Graph
-from training.tensors import held
+from training.tensors import held, rows, spread
 
 MAX_FLIPS = 0.005  # share of decisions that eight bits may change on validation
 MAX_F1_DROP = 0.003
@@ -70,12 +69,21 @@ class Seen:
 
 
 def quantise(
-    full: Bundle, heads: int, hidden: int, train: Split, validation: Split, scratch: Path, *, early: bool = True
+    exact: Classifier,
+    expected: Floats,
+    heads: int,
+    hidden: int,
+    train: Split,
+    validation: Split,
+    scratch: Path,
+    *,
+    early: bool = True,
 ) -> tuple[bytes, dict[str, Any]]:
     """Tries the recipes in order and takes the first that keeps the answers.
 
     Args:
-        full: a bundle read in fp32.
+        exact: the model in fp32.
+        expected: its probabilities of the validation texts (texts, labels).
         heads, hidden: attention heads and hidden size, for the fusion.
         train: texts to measure the activations on.
         validation: texts and truth to judge by.
@@ -88,9 +96,9 @@ def quantise(
         leave early: share of the validation texts). Where no recipe is accepted, the last one's.
     """
     plain, watched, small = (scratch / f"{name}.onnx" for name in ("plain", "watched", "small"))
+    full = exact._source
     plain.write_bytes(full.model)
     graph = graphs.fast(plain, scratch, heads, hidden)
-    exact = Classifier(full)
     ways = list[Exit]()
     if early and exits.provable(validation.truth.size):
         ways = exits.grow(graph, exact._tokenizer, train.texts, full.manifest, watched)
@@ -98,7 +106,6 @@ def quantise(
     inputs = sorted({node.input[0] for node in graph.matrices()})
     graph.save(watched, also=inputs)
     seen = _measured(watched.read_bytes(), inputs, exact._tokenizer, train.texts)
-    expected = exact.predict_proba(validation.texts)
     model, report = b"", dict[str, Any]()
     for recipe, pattern in RECIPES:
         kept = {name for name in names if pattern and re.search(pattern, name)}
@@ -110,31 +117,25 @@ def quantise(
         report = {"recipe": recipe, **_judged(expected, Classifier(replace(full, model=model)), validation)}
         say(f"  int8, {recipe}: {len(model) / 2**20:.1f} MiB, {report['flips']:.2%} of the decisions flip")
         if report["accepted"]:
-            opened = _leaving(quantised, ways, full, expected, validation, small)
-            return (opened[0], {"recipe": recipe, **opened[1]}) if opened else (model, report)
+            opened = _leaving(quantised, ways, exact, expected, validation, small) if ways else None
+            return (opened[0], report | opened[1]) if opened else (model, report)
     return model, report
 
 
 def _leaving(
-    graph: Graph, ways: Sequence[Exit], full: Bundle, expected: Floats, validation: Split, path: Path
+    graph: Graph, ways: Sequence[Exit], exact: Classifier, expected: Floats, validation: Split, path: Path
 ) -> tuple[bytes, dict[str, Any]] | None:
-    """The eight-bit graph with its exits open, and its report; None where there are none, or they cost too much."""
-    if not ways:
-        return None
+    """The eight-bit graph with its exits open, and its report; None where they know nothing, or cost too much."""
     names = [LOGITS, *(way.logits for way in ways)]
     graph.save(path, also=names[1:])
-    found = [np.empty((len(validation), expected.shape[1]), dtype=np.float32) for _ in names]
-    for places, tensors in held(path.read_bytes(), Classifier(full)._tokenizer, validation.texts, names):
-        for logits, tensor in zip(found, tensors, strict=True):
-            logits[places] = tensor
-    gates = exits.choose(ways, found[1:], found[0], full.manifest)
+    last, *answers = rows(path.read_bytes(), exact._tokenizer, validation.texts, names)
+    gates = exits.choose(ways, answers, last, exact.manifest)
     if not gates:
         return None
-    left = exits.shares(gates, ways, found[1:], full.manifest)
-    exits.install(graph, gates, full.manifest)
+    exits.install(graph, gates, exact.manifest)
     graph.save(path)
-    judged = _judged(expected, Classifier(replace(full, model=path.read_bytes())), validation)
-    leaving = {f"after layer {gate.exit.layers}": round(share, 4) for gate, share in zip(gates, left, strict=True)}
+    judged = _judged(expected, Classifier(replace(exact._source, model=path.read_bytes())), validation)
+    leaving = {f"after layer {gate.exit.layers}": round(gate.share, 4) for gate in gates}
     after = ", ".join(f"{share:.0%} {where}" for where, share in leaving.items())
     say(f"  leaving early: {after}; {judged['flips']:.2%} of the decisions flip")
     if not judged["accepted"]:
@@ -146,13 +147,13 @@ def _leaving(
 def _measured(model: bytes, names: list[str], tokenizer: Any, texts: list[str]) -> dict[str, Seen]:
     """What each named tensor holds over at most MEASURED of the texts, spread evenly."""
     lows, highs, products, counts = ({name: np.zeros(1, np.float32) for name in names} for _ in range(4))
-    for _, found in held(model, tokenizer, texts[:: -(-len(texts) // MEASURED)], names):
+    for _, found in held(model, tokenizer, spread(texts, MEASURED), names):
         for name, value in zip(names, found, strict=True):
-            rows = value.reshape(-1, value.shape[-1])
-            lows[name] = np.minimum(lows[name], rows.min(axis=0))
-            highs[name] = np.maximum(highs[name], rows.max(axis=0))
-            products[name] = products[name] + rows.T @ rows
-            counts[name] = counts[name] + len(rows)
+            tokens = value.reshape(-1, value.shape[-1])
+            lows[name] = np.minimum(lows[name], tokens.min(axis=0))
+            highs[name] = np.maximum(highs[name], tokens.max(axis=0))
+            products[name] = products[name] + tokens.T @ tokens
+            counts[name] = counts[name] + len(tokens)
     return {name: Seen(lows[name], highs[name], products[name] / counts[name]) for name in names}
 
 

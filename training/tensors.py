@@ -15,6 +15,11 @@ from training.graph import MASK, Array
 BATCH = 64  # texts at a time
 
 
+def spread(texts: Sequence[str], most: int) -> Sequence[str]:
+    """At most so many of the texts, evenly over all."""
+    return texts[:: -(-len(texts) // most)]
+
+
 def held(
     model: bytes, tokenizer: Any, texts: Sequence[str], names: Sequence[str]
 ) -> Iterator[tuple[list[int], list[Array]]]:
@@ -41,3 +46,10 @@ def held(
                 feed = {"input_ids": ids, MASK: np.ones_like(ids), "token_type_ids": np.zeros_like(ids)}
                 yield places, session.run(names, {name: feed[name] for name in wanted})
                 bar.update(len(places))
+
+
+def rows(model: bytes, tokenizer: Any, texts: Sequence[str], names: Sequence[str]) -> list[Array]:
+    """Tensors that have the same shape for every text, each as a whole (texts, …), in the order of the texts."""
+    places, found = zip(*held(model, tokenizer, texts, names), strict=True)
+    order = np.argsort(np.concatenate(places))
+    return [np.concatenate(parts)[order] for parts in zip(*found, strict=True)]
